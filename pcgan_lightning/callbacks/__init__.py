@@ -1,0 +1,19 @@
+"""Lightning callbacks: preconditioning and its monitors, for any LightningModule."""
+
+from pcgan_lightning.callbacks.preconditioning import (
+    AdaptivePreconditioning,
+    FixedPreconditioning,
+    Preconditioning,
+)
+from pcgan_lightning.callbacks.progress import GANProgressBar
+from pcgan_lightning.callbacks.samples import SampleGridLogger
+from pcgan_lightning.callbacks.spectrum import SpectrumLogger
+
+__all__ = [
+    "AdaptivePreconditioning",
+    "FixedPreconditioning",
+    "GANProgressBar",
+    "Preconditioning",
+    "SampleGridLogger",
+    "SpectrumLogger",
+]

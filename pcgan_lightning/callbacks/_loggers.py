@@ -1,0 +1,54 @@
+"""Writing numbers, tables and pictures to every logger of a trainer, and pictures to the run folder.
+
+Loggers are told apart by what they can do rather than by class, since ``lightning.pytorch`` and ``pytorch_lightning``
+have one of each kind.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+from PIL import Image
+
+
+def run_folder(trainer: "pl.Trainer") -> Path:
+    """Return the folder of the run's files: the first logger's, or the trainer's root."""
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def log_scalars(trainer: "pl.Trainer", metrics: Mapping[str, float]) -> None:
+    """Write numbers to all loggers at the trainer's global step."""
+    for logger in trainer.loggers:
+        logger.log_metrics(dict(metrics), step=trainer.global_step)
+
+
+def log_table(trainer: "pl.Trainer", key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write a table to the loggers that show tables: W&B as a table, TensorBoard as Markdown text."""
+    for logger in trainer.loggers:
+        if hasattr(logger, "log_table"):
+            logger.log_table(key=key, columns=list(columns), data=[list(r) for r in rows], step=trainer.global_step)
+        elif hasattr(logger.experiment, "add_text"):
+            lines = [columns, ["---"] * len(columns), *rows]
+            text = "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+            logger.experiment.add_text(key, text, global_step=trainer.global_step)
+
+
+def log_picture(trainer: "pl.Trainer", key: str, file: str, picture: Image.Image) -> None:
+    """Save a picture as PNG under `file` in the run folder, and show it in the loggers that show images."""
+    if not trainer.is_global_zero or trainer.fast_dev_run:
+        return
+    path = run_folder(trainer) / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+    for logger in trainer.loggers:
+        if hasattr(logger, "log_image"):
+            logger.log_image(key=key, images=[picture], step=trainer.global_step)
+        elif hasattr(logger.experiment, "add_image"):
+            pixels = np.asarray(picture.convert("RGB"))
+            logger.experiment.add_image(key, pixels, global_step=trainer.global_step, dataformats="HWC")
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

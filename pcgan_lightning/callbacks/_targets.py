@@ -1,0 +1,52 @@
+"""How callbacks find the network they work on, and the iteration they are at."""
+
+from collections.abc import Callable
+from typing import Union
+
+import lightning.pytorch as pl
+from torch import nn
+
+from pcgan_lightning.spectra.matrices import weight_layers
+
+Target = Union[str, Callable[[nn.Module], nn.Module]]
+
+
+def resolve_target(pl_module: nn.Module, target: Target) -> nn.Module:
+    """Return the target of a callback inside a LightningModule.
+
+    Args:
+        pl_module: any LightningModule.
+        target: dotted name of a submodule, or a function of the LightningModule.
+
+    Raises:
+        ValueError: if there is no such submodule, or it holds no weight matrix.
+    """
+    if callable(target):
+        found = target(pl_module)
+    else:
+        found = dict(pl_module.named_modules()).get(target)
+    owner = type(pl_module).__name__
+    if not isinstance(found, nn.Module):
+        names = [name for name, _ in pl_module.named_children()]
+        raise ValueError(f"argument `target` must name a submodule of {owner} (it has {names}), got {target!r}")
+    if not weight_layers(found):
+        raise ValueError(
+            f"argument `target` must hold a Linear, Conv or ConvTranspose layer, got {target!r} of {owner}, "
+            f"a {type(found).__name__} without any"
+        )
+    return found
+
+
+def completed_iterations(trainer: "pl.Trainer") -> int:
+    """Return the number of training batches so far, this one included; kept in Lightning's checkpoints.
+
+    Counted in batches, because ``trainer.global_step`` counts every optimizer's steps in modules of others.
+    """
+    return trainer.fit_loop.total_batch_idx + 1
+
+
+def check_interval(every_n_steps: int) -> int:
+    """Return `every_n_steps` if it is a possible interval."""
+    if every_n_steps < 1:
+        raise ValueError(f"argument `every_n_steps` must be at least 1, got {every_n_steps}")
+    return every_n_steps

@@ -1,0 +1,179 @@
+"""The command `pcgan`: train, evaluate and sample from configuration files."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any, NoReturn, Optional
+
+from jsonargparse import Namespace, auto_cli
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+# Imported for their names: a config may say `class_path: GAN` without the package's path.
+from pcgan_lightning import data, losses, modules, networks, optim  # noqa: F401
+from pcgan_lightning.callbacks import GANProgressBar, Preconditioning, SampleGridLogger, SpectrumLogger
+from pcgan_lightning.generate import generate
+from pcgan_lightning.runs import CONFIG_FILE, RunCSVLogger, check_unused, last_checkpoint, unused_path
+
+EXPECTED_ERRORS = (ValueError, TypeError, OSError, ModuleNotFoundError, MisconfigurationException)
+
+ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 2e-4, "betas": [0.0, 0.9]}}
+DEFAULTS = {
+    "model": {
+        "class_path": "GAN",
+        "init_args": {
+            "generator": {"class_path": "ResNetGenerator"},
+            "discriminator": {"class_path": "ResNetDiscriminator"},
+            "loss": {"class_path": "HingeLoss"},
+            "generator_optimizer": ADAM,
+            "discriminator_optimizer": ADAM,
+        },
+    },
+    "data": {"class_path": "ImageDataModule"},
+    "checkpoint.every_n_train_steps": 1000,
+    "checkpoint.filename": "iteration_{step:07d}",
+    "checkpoint.auto_insert_metric_name": False,
+}
+
+
+class PCGANParser(LightningArgumentParser):
+    """Lightning's parser, saying what is wrong in one line instead of a page of usage."""
+
+    def error(self, message: str, ex: Optional[Exception] = None) -> NoReturn:
+        """Print one line and exit with status 2."""
+        if "--debug" in sys.argv and ex is not None:
+            raise ex
+        sys.exit(_report(message, status=2))
+
+
+class PCGANCLI(LightningCLI):
+    """LightningCLI with a run folder and the package's callbacks as top-level keys.
+
+    ``run_dir`` is where a fit leaves everything: the resolved ``config.yaml``, ``metrics.csv``, ``checkpoints/``,
+    ``samples/``, ``spectra/``. A folder that holds a run is refused, unless that run is continued with
+    ``--ckpt_path last`` or a checkpoint of the folder.
+    """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add ``run_dir`` and the callbacks that every run has."""
+        parser.add_argument("--run_dir", type=str, default="runs/pcgan", help="Folder of everything a fit writes.")
+        parser.add_subclass_arguments(Preconditioning, "preconditioning", required=False, fail_untyped=False)
+        parser.callback_keys.append("preconditioning")
+        parser.add_lightning_class_args(SpectrumLogger, "spectrum")
+        parser.add_lightning_class_args(SampleGridLogger, "samples")
+        parser.add_lightning_class_args(GANProgressBar, "progress")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(DEFAULTS)
+
+    def before_instantiate_classes(self) -> None:
+        """Settle the run folder, and refuse one that is taken, before anything is built."""
+        config = self.config[self.subcommand]
+        folder, checkpoint = Path(config.run_dir), config.get("ckpt_path")
+        if checkpoint == "last":
+            config.ckpt_path = checkpoint = str(last_checkpoint(folder))
+        if checkpoint and not Path(checkpoint).is_file():
+            raise FileNotFoundError(f"argument `ckpt_path` must be a checkpoint file or 'last', got {checkpoint}")
+        if self.subcommand == "fit":
+            if not checkpoint or folder.resolve() not in Path(checkpoint).resolve().parents:
+                check_unused(folder)
+            config.trainer.default_root_dir = str(folder)
+            _send_logs_to(folder, config.trainer)
+        elif config.trainer.logger is None:
+            config.trainer.logger = False
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer with the callbacks of this subcommand."""
+        configured = {key: self._get(self.config_init, key) for key in self._parser(self.subcommand).callback_keys}
+        if self.subcommand != "fit":
+            configured = {"preconditioning": configured["preconditioning"]}
+        trainer_config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
+        if trainer_config.get("enable_progress_bar") is False or trainer_config.get("barebones"):
+            configured.pop("progress", None)
+        if trainer_config.get("enable_checkpointing") is False:
+            configured.pop("checkpoint", None)
+        return self._instantiate_trainer(trainer_config, [c for c in configured.values() if c is not None])
+
+    def after_fit(self) -> None:
+        """Save the final state, whatever the interval of checkpoints."""
+        if not self.trainer.fast_dev_run and self.trainer.checkpoint_callback is not None:
+            self.trainer.save_checkpoint(Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt")
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Save the resolved configuration in the run folder and hand it to the loggers; a continued run keeps both."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save before training; evaluations save nothing."""
+        if stage != "fit" or self.already_saved or trainer.fast_dev_run:
+            return
+        self.already_saved = True
+        if trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, unused_path(folder / CONFIG_FILE), skip_none=False)
+            self.save_config(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Hand the configuration to the loggers as hyperparameters."""
+        for logger in trainer.loggers:
+            if not isinstance(logger, RunCSVLogger):  # the folder has it already
+                logger.log_hyperparams({"config": self.parser.dump(self.config, skip_none=False)})
+
+
+def _send_logs_to(folder: Path, trainer: Namespace) -> None:
+    """Give a fit `metrics.csv`, and the configured loggers without a folder of their own the run folder."""
+    if trainer.logger is False or trainer.fast_dev_run:
+        return
+    loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
+    loggers = [logger for logger in loggers if logger not in (None, True)]
+    for logger in loggers:
+        if logger.init_args.get("save_dir") in (None, "."):
+            logger.init_args["save_dir"] = str(folder)
+    own = Namespace(
+        class_path=f"{RunCSVLogger.__module__}.{RunCSVLogger.__qualname__}",
+        init_args=Namespace(save_dir=str(folder), flush_logs_every_n_steps=100),
+    )
+    trainer.logger = [own, *loggers]
+
+
+def main(arguments: Optional[list[str]] = None) -> None:
+    """Run the command; expected mistakes end in one line and a non-zero status, ``--debug`` shows the traceback."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    try:
+        if arguments[:1] == ["generate"]:
+            auto_cli(generate, args=arguments[1:], parser_class=PCGANParser, prog="pcgan generate")
+        else:
+            PCGANCLI(
+                modules.TwoPlayerModule,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                parser_class=PCGANParser,
+                save_config_callback=SaveRunConfig,
+                args=arguments,
+                parser_kwargs={
+                    "prog": "pcgan",
+                    "description": "Train and evaluate preconditioned GANs. Sample with `pcgan generate CHECKPOINT`.",
+                },
+            )
+    except EXPECTED_ERRORS as error:
+        if debug:
+            raise
+        sys.exit(_report(str(error), status=1))
+
+
+def _report(message: str, status: int) -> int:
+    """Print an error as one line and return the exit status."""
+    noise = r"Does not validate against|Subtypes:|Errors:$|- Expected a <class 'NoneType'>|Given value type:"
+    lines = [line.strip() for line in message.splitlines()]
+    print("pcgan: error:", " ".join(line for line in lines if line and not re.match(noise, line)), file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    main()

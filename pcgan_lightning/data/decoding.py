@@ -1,0 +1,117 @@
+"""From encoded image files to uint8 tensors, in threads."""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar, Union
+
+import datasets
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import torch
+from datasets import Dataset, IterableDataset
+from lightning.pytorch.utilities import rank_zero_only
+from rich.progress import track
+from torch import Tensor
+
+EncodedImage = dict[str, Any]  # of `datasets`: {"bytes": ..., "path": ...}
+ImageShape = tuple[int, int, int]  # channels, height, width
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# Images of one task of the thread pool: handing it over costs little next to it, and it still shows progress.
+CHUNK = 256
+# Fewer images take a few seconds: a progress bar would only flash by.
+PROGRESS_FROM = 20_000
+
+
+def open_image(encoded: EncodedImage) -> PIL.Image.Image:
+    """Opens an image, turned as its EXIF data says.
+
+    Raises:
+        ValueError: If PIL cannot read it, or if it has more than 8 bits per channel: PIL would clip its
+            values to 255 rather than scale them.
+    """
+    try:
+        image = datasets.Image().decode_example(encoded or {"bytes": None, "path": None})
+    except Exception as error:  # PIL raises OSError, SyntaxError, its own DecompressionBombError, ...
+        path = (encoded or {}).get("path") or "one without a path"
+        raise ValueError(f"argument `source` must hold readable images; got {path}: {error}") from error
+    if image.mode == "F" or image.mode.startswith("I"):
+        raise ValueError(f"argument `source` must hold 8-bit images; got one of PIL's mode {image.mode!r}")
+    return image
+
+
+def color_channels(image: PIL.Image.Image) -> int:
+    """1 for a grey image, 3 for a coloured one. Transparency is no channel, a palette is colour."""
+    return 1 if PIL.Image.getmodebase(image.mode) == "L" else 3
+
+
+def decode_images(encoded: Iterable[EncodedImage], image_shape: ImageShape) -> Tensor:
+    """Decodes images to one shape: resized to cover it (bicubic, antialiased), then centre cropped.
+
+    Args:
+        encoded: The images.
+        image_shape: (channels, height, width) of the result. With 1 channel every image is converted to grey,
+            with 3 to RGB. An image of that height and width keeps its exact values.
+
+    Returns:
+        uint8, [len(encoded), channels, height, width].
+    """
+    channels, height, width = image_shape
+    mode = {1: "L", 3: "RGB"}[channels]
+    images = (open_image(item).convert(mode) for item in encoded)
+    images = [np.asarray(PIL.ImageOps.fit(image, (width, height), PIL.Image.BICUBIC)) for image in images]
+    pixels = np.stack(images).reshape(-1, height, width, channels)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+
+def decode_dataset(
+    dataset: Union[Dataset, IterableDataset], image_shape: ImageShape, workers: int, description: str
+) -> Tensor:
+    """Decodes a dataset of one column of undecoded images.
+
+    Returns:
+        uint8, [len(dataset), channels, height, width].
+    """
+    columns = (next(iter(rows.values())) for rows in dataset.iter(CHUNK))
+    chunks = map_ahead(lambda encoded: decode_images(encoded, image_shape), columns, workers)
+    if isinstance(dataset, IterableDataset):  # of unknown length
+        return torch.cat(list(chunks))
+    # Filled in place: joining the chunks at the end would take the memory twice.
+    images = torch.empty(len(dataset), *image_shape, dtype=torch.uint8)
+    places = images.split(CHUNK)
+    quiet = len(images) < PROGRESS_FROM or rank_zero_only.rank != 0
+    chunks = track(chunks, description, total=len(places), disable=quiet)
+    for place, chunk in zip(places, chunks, strict=True):
+        place.copy_(chunk)
+    return images
+
+
+def map_ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Generator[Result, None, None]:
+    """`map(function, items)` in `workers` threads, in order, a few items ahead of the consumer.
+
+    `items` is read in a thread of its own, for reading waits for a disk or a network and decoding for the
+    processor. Closing the generator waits for the work under way, so nothing reads `items` afterwards.
+    """
+    iterator, end = iter(items), object()
+    reader, pool = ThreadPoolExecutor(1, "map_ahead"), ThreadPoolExecutor(workers, "map_ahead")
+
+    def apply(read: "Future[Any]") -> Any:
+        item = read.result()
+        return end if item is end else function(item)
+
+    def submit() -> "Future[Any]":
+        return pool.submit(apply, reader.submit(next, iterator, end))
+
+    try:
+        pending = deque(submit() for _ in range(workers + 2))
+        while (result := pending.popleft().result()) is not end:
+            pending.append(submit())
+            yield result
+    finally:
+        reader.shutdown(cancel_futures=True)
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,258 @@
+"""Real images for GANs, from any dataset that the `datasets` library opens."""
+
+from math import prod
+from typing import Optional, Union
+
+import torch
+from datasets import IterableDataset
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from pcgan_lightning.data.decoding import color_channels, decode_dataset, open_image
+from pcgan_lightning.data.loaders import MemoryLoader, SequentialLoader
+from pcgan_lightning.data.sources import Images, open_digits, open_source, undecoded_images
+from pcgan_lightning.data.streaming import StreamingLoader
+
+__all__ = ["ImageDataModule"]
+
+# Of a local dataset too large for memory. Their order is shuffled, beyond what the buffer reaches.
+LOCAL_SHARDS = 64
+
+
+class ImageDataModule(LightningDataModule):
+    """Square images for GANs: float32 in [-1, 1], [batch, channels, image_size, image_size], without labels.
+
+    A batch of the train loader holds the real images of **one iteration** of the GAN: `discriminator_steps *
+    batch_size` of them, where `discriminator_steps` is that attribute of the LightningModule, or 1 if it has
+    none. The module cuts it with `chunk`.
+
+    Images that fit in memory are decoded once, kept as uint8 on the device that trains, and shuffled as a
+    whole (:class:`MemoryLoader`); others are streamed (:class:`StreamingLoader`). Their order depends on the
+    seed alone, `n` processes with batch `b` see in each update what one with batch `n * b` would, and a run
+    resumed from a Lightning checkpoint goes on with the very next batch.
+
+    Args:
+        source: One of
+
+            * `"digits"`: scikit-learn's 1797 handwritten digits, 8x8 and grey, without a download. Its splits
+              are `"train"` and, for `validation_split`, `"test"`, which holds out the last 297.
+            * a local parquet file, whose one split is `"train"`.
+            * a local folder of parquet files or of images, whose splits are told by file or folder names with
+              `train`, `validation` or `test` in them.
+            * a dataset on the Hugging Face hub, such as `"uoft-cs/cifar10"`.
+        name: Configuration of a hub dataset.
+        split: What to train on: a split or, where not streamed, a slice of one, such as `"train[:-1000]"`.
+        validation_split: What to validate, test and predict on, likewise. It is always held in memory.
+        image_column: The column of images. None: the only one of type Image.
+        image_size: Height and width. Images of another size are resized by their shorter side (bicubic,
+            antialiased) and centre cropped.
+        channels: 1 (grey) or 3 (RGB), the same as in the source, which is told by its first image; stray
+            images of the other kind are converted. None: 1 for `"digits"`, 3 for everything else.
+        batch_size: Real images of one discriminator update in one process.
+        shuffle_buffer: For streams: encoded images held in memory to shuffle from.
+        streaming: True: stream, without ever downloading or decoding everything. False: decode everything,
+            whatever its size. None: download; then decode everything if it takes no more than
+            `memory_limit_gb`, else stream it from disk.
+        memory_limit_gb: For `streaming=None`, in 1e9 bytes of decoded images of `split`.
+        iterations_per_epoch: For streams, which have no end: batches that Lightning calls an epoch.
+        decode_workers: Threads that decode.
+        seed: Fixes the order of the images. None: torch's initial seed, which `seed_everything` sets. A
+            resumed run keeps the seed that it began with.
+        max_images: Take the first so many images of each split only. None: all.
+
+    Attributes:
+        image_shape: (channels, height, width).
+
+    Example:
+        >>> data = ImageDataModule(source="digits", image_size=16, batch_size=32, seed=0)
+        >>> data.setup("fit")
+        >>> next(iter(data.train_dataloader())).shape
+        torch.Size([32, 1, 16, 16])
+    """
+
+    def __init__(
+        self,
+        source: str = "digits",
+        name: Optional[str] = None,
+        split: str = "train",
+        validation_split: Optional[str] = None,
+        image_column: Optional[str] = None,
+        image_size: int = 32,
+        channels: Optional[int] = None,
+        batch_size: int = 64,
+        shuffle_buffer: int = 10_000,
+        streaming: Optional[bool] = None,
+        memory_limit_gb: float = 8.0,
+        iterations_per_epoch: int = 1000,
+        decode_workers: int = 2,
+        seed: Optional[int] = None,
+        max_images: Optional[int] = None,
+    ) -> None:
+        super().__init__()
+        positive = {
+            "image_size": image_size,
+            "batch_size": batch_size,
+            "shuffle_buffer": shuffle_buffer,
+            "memory_limit_gb": memory_limit_gb,
+            "iterations_per_epoch": iterations_per_epoch,
+            "decode_workers": decode_workers,
+            "max_images": max_images,
+        }
+        for argument, value in positive.items():
+            if value is not None and value <= 0:
+                raise ValueError(f"argument `{argument}` must be positive; got {value}")
+        if channels not in (None, 1, 3):
+            raise ValueError(f"argument `channels` must be 1, 3 or None; got {channels}")
+        if seed is not None and seed < 0:
+            raise ValueError(f"argument `seed` must not be negative; got {seed}")
+        if source == "digits":
+            for argument, value, known in (
+                ("name", name, [None]),
+                ("split", split, ["train"]),
+                ("validation_split", validation_split, [None, "test"]),
+            ):
+                if value not in known:
+                    raise ValueError(f"argument `{argument}` must be in {known} for 'digits'; got {value!r}")
+
+        self.source = source
+        self.name = name
+        self.split = split
+        self.validation_split = validation_split
+        self.image_column = image_column
+        self.image_size = image_size
+        self.channels = channels or (1 if source == "digits" else 3)
+        self.batch_size = batch_size
+        self.shuffle_buffer = shuffle_buffer
+        self.streaming = streaming
+        self.memory_limit_gb = memory_limit_gb
+        self.iterations_per_epoch = iterations_per_epoch
+        self.decode_workers = decode_workers
+        self.seed = seed
+        self.max_images = max_images
+        self.image_shape = (self.channels, image_size, image_size)
+
+        self._train_data: Union[Tensor, IterableDataset, None] = None
+        self._validation_images: Optional[Tensor] = None
+        self._train_loader: Union[MemoryLoader, StreamingLoader, None] = None
+        self._resume_from: dict[str, int] = {}
+
+    def prepare_data(self) -> None:
+        """Downloads, once on each machine rather than in each of its processes."""
+        if not self.streaming:
+            self._open(self.split)
+            if self.validation_split is not None:
+                self._open(self.validation_split)
+
+    def setup(self, stage: str) -> None:
+        """Decodes what the stage needs, once; a later stage or run finds it done."""
+        if stage == "fit":
+            self._train_loader, self._resume_from = None, {}
+            if self._train_data is None:
+                self._train_data = self._memory_or_stream(self._open(self.split))
+        elif self.validation_split is None:
+            raise ValueError(f"argument `validation_split` must name a split to {stage} on; got None")
+        if self.validation_split is not None and self._validation_images is None:
+            self._validation_images = self._decode(self._open(self.validation_split), self.validation_split)
+
+    def train_dataloader(self) -> Union[MemoryLoader, StreamingLoader]:
+        """A loader that goes on where this run, or the one that it resumes, stands in the data."""
+        state = self.state_dict()
+        self.teardown("fit")
+        device, rank, world_size = self._placement()
+        module, seed = None, torch.initial_seed() if self.seed is None else self.seed
+        if self.trainer is not None:
+            if self.trainer.overfit_batches:
+                raise ValueError(
+                    "argument `overfit_batches` of the Trainer must be 0, for every epoch is shuffled; got "
+                    f"{self.trainer.overfit_batches} (use `max_images` of ImageDataModule)"
+                )
+            module, seed = self.trainer.lightning_module, self.trainer.strategy.broadcast(seed)
+        iteration = {
+            "batch_size": self.batch_size,
+            "discriminator_steps": getattr(module, "discriminator_steps", 1),
+            "rank": rank,
+            "world_size": world_size,
+            "seed": seed,
+        }
+        if isinstance(self._train_data, Tensor):
+            self._train_data = self._train_data.to(device)
+            self._train_loader = MemoryLoader(self._train_data, **iteration)
+        else:
+            self._train_loader = StreamingLoader(
+                self._train_data,
+                self.image_shape,
+                iterations_per_epoch=self.iterations_per_epoch,
+                shuffle_buffer=self.shuffle_buffer,
+                workers=self.decode_workers,
+                device=device,
+                **iteration,
+            )
+        if state:
+            self._train_loader.load_state_dict(state)
+        return self._train_loader
+
+    def val_dataloader(self) -> Union[SequentialLoader, list]:
+        """The validation images in order; an empty list, which Lightning skips, if there are none."""
+        if self._validation_images is None:
+            return []
+        device, rank, world_size = self._placement()
+        self._validation_images = self._validation_images.to(device)
+        return SequentialLoader(self._validation_images, self.batch_size, rank, world_size)
+
+    test_dataloader = val_dataloader
+    predict_dataloader = val_dataloader
+
+    def teardown(self, stage: str) -> None:
+        """Stops the threads of a stream."""
+        if self._train_loader is not None:
+            self._train_loader.close()
+
+    # Lightning saves the loader's state too, but hands it only to a run that stopped inside an epoch
+    # (`restarting` in lightning/pytorch/loops/fit_loop.py): after an epoch's end the order would begin anew.
+    def state_dict(self) -> dict[str, int]:
+        """The place in the training data."""
+        return self._resume_from if self._train_loader is None else self._train_loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Goes on from a place in the training data."""
+        self._resume_from = state_dict
+        if self._train_loader is not None:
+            self._train_loader.load_state_dict(state_dict)
+
+    def _placement(self) -> tuple[torch.device, int, int]:
+        """Device, rank, and number of processes."""
+        if self.trainer is None:
+            return torch.device("cpu"), 0, 1
+        return self.trainer.strategy.root_device, self.trainer.global_rank, self.trainer.world_size
+
+    def _open(self, split: str) -> Images:
+        """The undecoded images of a split, after a look at the first of them."""
+        if self.source == "digits":
+            dataset: Images = open_digits(split, hold_out=self.validation_split is not None)
+            dataset = dataset.to_iterable_dataset() if self.streaming else dataset
+        else:
+            dataset = open_source(self.source, self.name, split, bool(self.streaming))
+        dataset = undecoded_images(dataset, self.image_column, self.source)
+        if self.max_images is not None:
+            dataset = dataset.take(self.max_images)
+        first = next(iter(dataset), None)
+        if first is None:
+            raise ValueError(f"argument `source` must hold images; got {self.source!r}, empty {split!r}")
+        found = color_channels(open_image(next(iter(first.values()))))
+        if found != self.channels:
+            raise ValueError(
+                f"argument `channels` must be {found}, as in the first image of {self.source!r} (split "
+                f"{split!r}); got {self.channels}"
+            )
+        return dataset
+
+    def _memory_or_stream(self, dataset: Images) -> Union[Tensor, IterableDataset]:
+        if isinstance(dataset, IterableDataset):
+            return dataset
+        if self.streaming is None and len(dataset) * prod(self.image_shape) > self.memory_limit_gb * 1e9:
+            return dataset.to_iterable_dataset(min(LOCAL_SHARDS, len(dataset)))
+        return self._decode(dataset, self.split)
+
+    def _decode(self, dataset: Images, split: str) -> Tensor:
+        description = f"decoding {self.source}, {split}"
+        return decode_dataset(dataset, self.image_shape, self.decode_workers, description)

@@ -1,0 +1,91 @@
+"""Where images come from: scikit-learn's digits, local files, or the Hugging Face hub."""
+
+from pathlib import Path
+from typing import Optional, Union
+
+import datasets
+import numpy as np
+import PIL.Image
+from datasets import Dataset, IterableDataset
+from datasets.exceptions import DatasetGenerationError
+
+Images = Union[Dataset, IterableDataset]
+
+# Of scikit-learn's 1797, so that 1500 are left.
+DIGITS_TEST_IMAGES = 297
+
+
+def open_digits(split: str, hold_out: bool) -> Dataset:
+    """Scikit-learn's digits: grey, 8x8, their 17 levels scaled to 0..255.
+
+    Args:
+        split: `"train"`, or `"test"` for the images held out.
+        hold_out: Whether the last 297 images are kept from training.
+    """
+    from sklearn.datasets import load_digits  # takes a second to import, which nobody else should wait
+
+    pixels = np.rint(load_digits().images * (255 / 16)).astype(np.uint8)
+    if hold_out:
+        pixels = pixels[:-DIGITS_TEST_IMAGES] if split == "train" else pixels[-DIGITS_TEST_IMAGES:]
+    images = [PIL.Image.fromarray(image) for image in pixels]
+    return Dataset.from_dict({"image": images}, features=datasets.Features({"image": datasets.Image()}))
+
+
+def open_source(source: str, name: Optional[str], split: str, streaming: bool) -> Images:
+    """Opens a split of a source with the `datasets` library.
+
+    Args:
+        source: A local parquet file (whose one split is `"train"`), a local folder of parquet files or of
+            images, or else the name of a dataset on the Hugging Face hub.
+        name: Configuration of a hub dataset.
+        split: A split or, where not streamed, a slice of one, such as `"train[:1000]"`.
+        streaming: Read as one goes, rather than download and convert everything first.
+
+    Raises:
+        ValueError: If it cannot be opened: one line with the source and the reason.
+    """
+    path = Path(source).expanduser()
+    if path.exists() and name is not None:
+        raise ValueError(f"argument `name` must be None for the local source {source!r}; got {name!r}")
+    if path.is_file() and path.suffix == ".parquet":
+        where = {"path": "parquet", "data_files": {"train": str(path)}}
+    elif path.is_dir():
+        builder = "parquet" if next(path.rglob("*.parquet"), None) else "imagefolder"
+        where = {"path": builder, "data_dir": str(path)}
+    elif path.exists() or source.startswith(("/", ".", "~")) or path.suffix == ".parquet":
+        raise ValueError(
+            "argument `source` must be 'digits', an existing parquet file or folder, or the name of a dataset on"
+            f" the Hugging Face hub; got {source!r}"
+        )
+    else:
+        where = {"path": source, "name": name}
+    try:
+        return datasets.load_dataset(**where, split=split, streaming=streaming)
+    except Exception as error:  # network, hub, file system, format, split
+        hidden = isinstance(error, DatasetGenerationError) and error.__cause__ is not None
+        reason = error.__cause__ if hidden else error
+        raise ValueError(
+            f"argument `source` must be a dataset that opens; got {source!r}, split {split!r}, which failed "
+            f"with {type(reason).__name__}: {' '.join(str(reason).split())}"
+        ) from error
+
+
+def undecoded_images(dataset: Images, image_column: Optional[str], source: str) -> Images:
+    """The column of images alone, undecoded: `{"bytes": ..., "path": ...}`.
+
+    Raises:
+        ValueError: If there is no column `image_column`, or if that is None and not exactly one column is of
+            type `datasets.Image`.
+    """
+    features = dataset.features or {}
+    found = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
+    column = found[0] if image_column is None and len(found) == 1 else image_column
+    if column not in features:
+        raise ValueError(
+            f"argument `image_column` must name the column of images of {source!r}; got {image_column!r}, "
+            f"where the columns are {list(features)} and those of type Image are {found}"
+        )
+    if hasattr(dataset, "decode"):
+        # New versions of `datasets` stream a folder of the hub with decoding built in; a cast leaves it in.
+        dataset = dataset.decode(False)
+    return dataset.select_columns(column).cast_column(column, datasets.Image(decode=False))

@@ -1,0 +1,64 @@
+"""`pcgan generate`: images from a checkpoint."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from pcgan_lightning.images import image_grid, to_pillow, to_uint8
+from pcgan_lightning.modules import GAN
+
+
+def generate(
+    checkpoint: Path,
+    output: Path = Path("generated"),
+    count: int = 64,
+    seed: int = 0,
+    grid: bool = False,
+    averaged: bool = True,
+    batch_size: int = 100,
+    device: str = "auto",
+) -> None:
+    """Generate images from a checkpoint, as PNG files or as one grid.
+
+    The image of a number depends on the seed and the number alone, not on the count or the batch size.
+
+    Args:
+        checkpoint: a checkpoint file of a GAN of this package.
+        output: folder of the files ``000000.png``, ``000001.png``, ...; with `grid`, the PNG file to write.
+        count: number of images.
+        seed: seed of the latents.
+        grid: one grid instead of files.
+        averaged: use the generator's moving average where the checkpoint has one.
+        batch_size: images generated at once.
+        device: "auto", "cpu", "cuda", ...
+    """
+    for name, value in (("count", count), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"argument `{name}` must be at least 1, got {value}")
+    if not checkpoint.is_file():
+        raise FileNotFoundError(f"argument `checkpoint` must be a checkpoint file, got {checkpoint}")
+    target = output.with_suffix(".png") if grid else output
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise FileExistsError(f"argument `output` must not exist yet or be an empty folder, got {target}")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    gan = GAN.load_from_checkpoint(checkpoint, map_location=device)
+    source = torch.Generator().manual_seed(seed)
+    batches = []
+    for start in range(0, count, batch_size):
+        size = min(batch_size, count - start)
+        # One draw an image, so that neither count nor batch size changes what a number shows.
+        latents = torch.stack([torch.randn(gan.latent_dim, generator=source) for _ in range(size)])
+        images = gan.sample_images(latents, averaged=averaged).cpu()
+        if grid:
+            batches.append(images)
+            continue
+        target.mkdir(parents=True, exist_ok=True)
+        for number, pixels in enumerate(to_uint8(images), start):
+            to_pillow(pixels).save(target / f"{number:06d}.png")
+    if grid:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        image_grid(torch.cat(batches)).save(target)
+    print(f"{count} images in {target}", file=sys.stderr)

@@ -1,0 +1,140 @@
+"""The classical game: alternating updates of discriminator and generator."""
+
+from typing import Any, Optional
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from pcgan_lightning.losses import AdversarialLoss
+from pcgan_lightning.modules.two_player import TwoPlayerModule
+
+
+class GAN(TwoPlayerModule):
+    r"""A GAN with alternating :math:`(D_{it}, G_{it})` updates and any loss, networks and optimizers.
+
+    One iteration is one turn of each player: `discriminator_steps` discriminator updates, each on a fresh real batch
+    and fresh latents, and `generator_steps` generator updates. It is one batch of the loader, one
+    ``trainer.global_step``, one unit of ``max_steps``, of checkpoint names and of every logged x-axis.
+
+    The loader's batch holds the real images of the whole iteration and is cut into `discriminator_steps` equal
+    parts. ``ImageDataModule`` sizes its batches so; with a loader of your own, let its ``batch_size`` be
+    `discriminator_steps` times the images of one update.
+
+    Logged: ``loss/discriminator``, ``loss/generator`` and the mean scores ``score/real``, ``score/fake``, means over
+    the updates of the iteration.
+
+    Args:
+        generator: see :class:`TwoPlayerModule`, as for all further arguments.
+        discriminator: the other player. Preconditioning is put on from outside, by a callback or a function.
+        loss: the adversarial loss. Default: hinge.
+        discriminator_steps: :math:`D_{it} \ge 1`.
+        generator_steps: :math:`G_{it} \ge 1`.
+        discriminator_first: whether the discriminator has the first turn of an iteration.
+        **kwargs: optimizers, schedulers and averaging.
+
+    Raises:
+        ValueError: for arguments out of range.
+    """
+
+    def __init__(
+        self,
+        generator: Optional[nn.Module] = None,
+        discriminator: Optional[nn.Module] = None,
+        loss: Optional[AdversarialLoss] = None,
+        discriminator_steps: int = 1,
+        generator_steps: int = 1,
+        discriminator_first: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(generator, discriminator, loss, **kwargs)
+        for name, steps in (("discriminator_steps", discriminator_steps), ("generator_steps", generator_steps)):
+            if steps < 1:
+                raise ValueError(f"argument `{name}` must be at least 1, got {steps}")
+        self.discriminator_steps = discriminator_steps
+        self.generator_steps = generator_steps
+        self.discriminator_first = discriminator_first
+        self.record_arguments(
+            discriminator_steps=discriminator_steps,
+            generator_steps=generator_steps,
+            discriminator_first=discriminator_first,
+            ema_decay=self.ema_decay,
+        )
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """One iteration: both players' turns on the real images of `batch`."""
+        self.begin_iteration()
+        real = self.real_images(batch)
+        if len(real) < self.discriminator_steps:
+            raise ValueError(
+                f"a batch of the loader must hold at least `discriminator_steps` = {self.discriminator_steps} "
+                f"images, one for each discriminator update, got {len(real)}"
+            )
+        parts = real.tensor_split(self.discriminator_steps)
+        if self.discriminator_first:
+            metrics = self._discriminator_turn(parts) | self._generator_turn(len(parts[0]))
+        else:
+            metrics = self._generator_turn(len(parts[0])) | self._discriminator_turn(parts)
+        self.end_iteration(metrics)
+
+    def _discriminator_turn(self, parts: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        optimizer = self.optimizers()[1]
+        self.toggle_optimizer(optimizer)
+        records = []
+        for real in parts:
+            with torch.no_grad():
+                fake = self.generator(self.draw_latents(len(real)))
+            loss, real_scores, fake_scores = self.discriminator_loss(real, fake)
+            self.update(optimizer, loss)
+            records.append(torch.stack([loss.detach(), real_scores.mean(), fake_scores.mean()]))
+        self.untoggle_optimizer(optimizer)
+        means = torch.stack(records).mean(0)
+        return dict(zip(("loss/discriminator", "score/real", "score/fake"), means, strict=True))
+
+    def _generator_turn(self, batch_size: int) -> dict[str, Tensor]:
+        optimizer = self.optimizers()[0]
+        self.toggle_optimizer(optimizer)
+        losses = []
+        for step in range(self.generator_steps):
+            loss = self.loss.generator(self.discriminator(self.generator(self.draw_latents(batch_size))))
+            self.update(optimizer, loss, counts=step == self.generator_steps - 1)
+            losses.append(loss.detach())
+        self.untoggle_optimizer(optimizer)
+        return {"loss/generator": torch.stack(losses).mean()}
+
+    def discriminator_loss(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the discriminator's loss on images ``[N, C, H, W]``, and the detached scores of real and fake."""
+        # Both passes see the same weights: g(SN(W)) is computed once for the two.
+        with parametrize.cached():
+            real_scores, fake_scores = self.discriminator(real), self.discriminator(fake)
+        loss = self.loss.discriminator(real_scores, fake_scores)
+        return loss, real_scores.detach().float(), fake_scores.detach().float()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Log both losses on held-out real images and fresh samples, as ``val/...``."""
+        self._evaluate(batch, batch_idx, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Log both losses on held-out real images and fresh samples, as ``test/...``."""
+        self._evaluate(batch, batch_idx, "test")
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the discriminator's scores ``[N]`` of real images."""
+        return self.discriminator(self.real_images(batch))
+
+    def _evaluate(self, batch: Any, batch_idx: int, stage: str) -> None:
+        real = self.real_images(batch)
+        # Latents of their own: an evaluation must not move the training's stream.
+        source = torch.Generator(self.device).manual_seed(batch_idx)
+        fake = self(torch.randn(len(real), self.latent_dim, generator=source, device=self.device))
+        loss, real_scores, fake_scores = self.discriminator_loss(real, fake)
+        self.log_dict(
+            {
+                f"{stage}/loss/discriminator": loss,
+                f"{stage}/loss/generator": self.loss.generator(fake_scores),
+                f"{stage}/score/real": real_scores.mean(),
+                f"{stage}/score/fake": fake_scores.mean(),
+            },
+            batch_size=len(real),
+            sync_dist=True,
+        )

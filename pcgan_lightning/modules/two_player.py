@@ -1,0 +1,285 @@
+"""What every game of a generator and a discriminator shares: latents, averaging, optimizers, counting, checkpoints."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any, Optional
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from pcgan_lightning.losses import AdversarialLoss, HingeLoss
+from pcgan_lightning.networks import ResNetDiscriminator, ResNetGenerator
+from pcgan_lightning.optim import LinearDecay
+from pcgan_lightning.spectra import match_preconditioning
+
+FIXED_LATENTS_SEED = 0  # equal in every run, so that sample grids of different methods can be laid side by side
+
+
+class TwoPlayerModule(pl.LightningModule):
+    """Base of the games: two networks, a loss, two optimizers, latents, weight averaging, checkpoints.
+
+    A subclass defines ``training_step`` and calls :meth:`begin_iteration` first, :meth:`update` for each update (with
+    ``counts=True`` exactly once) and :meth:`end_iteration` last. Then one iteration is one batch of the loader and
+    one ``trainer.global_step``.
+
+    Randomness is counter-based: the latents of an iteration depend on the seed and its number alone, so a resumed run
+    continues the same stream, and n processes draw what one would on the whole batch, each taking its slice.
+
+    Args:
+        generator: latents ``[N, latent_dim]`` -> images ``[N, C, H, W]`` in [-1, 1]; needs an attribute
+            ``latent_dim``. Default: ``ResNetGenerator()`` for 32x32 RGB.
+        discriminator: images -> raw scores ``[N]``, without any normalisation. Default: ``ResNetDiscriminator()``.
+        loss: the adversarial loss. Default: hinge.
+        generator_optimizer: function of the generator's parameters.
+        discriminator_optimizer: function of the discriminator's parameters.
+        generator_scheduler: function of the generator's optimizer; stepped once an iteration. None: constant.
+        discriminator_scheduler: the same of the discriminator.
+        ema_decay: decay in [0, 1) of the exponential moving average of the generator's weights, updated at every
+            generator update; 0 switches it off. The average is what samples are drawn from.
+
+    Raises:
+        ValueError: for arguments out of range or networks of different image shapes.
+    """
+
+    def __init__(
+        self,
+        generator: Optional[nn.Module] = None,
+        discriminator: Optional[nn.Module] = None,
+        loss: Optional[AdversarialLoss] = None,
+        generator_optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=2e-4, betas=(0.0, 0.9)),
+        discriminator_optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=2e-4, betas=(0.0, 0.9)),
+        generator_scheduler: Optional[LRSchedulerCallable] = None,
+        discriminator_scheduler: Optional[LRSchedulerCallable] = None,
+        ema_decay: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.generator = generator if generator is not None else ResNetGenerator()
+        self.discriminator = discriminator if discriminator is not None else ResNetDiscriminator()
+        self.loss = loss if loss is not None else HingeLoss()
+        if not hasattr(self.generator, "latent_dim"):
+            raise ValueError(
+                f"argument `generator` must have an attribute `latent_dim`, got {type(self.generator).__name__}"
+            )
+        if not 0.0 <= ema_decay < 1.0:
+            raise ValueError(f"argument `ema_decay` must be in [0, 1), got {ema_decay}")
+        _check_same_shape("generator", self.generator, "discriminator", self.discriminator)
+        self.generator_optimizer = generator_optimizer
+        self.discriminator_optimizer = discriminator_optimizer
+        self.generator_scheduler = generator_scheduler
+        self.discriminator_scheduler = discriminator_scheduler
+        self.ema_decay = ema_decay
+        self.averaged_generator: Optional[AveragedModel] = None
+        self._latent_seed: Optional[int] = None
+        self._random_state: Optional[dict[str, Tensor]] = None
+
+    # ------------------------------------------------------------------ sampling
+
+    @property
+    def latent_dim(self) -> int:
+        """Size of the generator's input."""
+        return self.generator.latent_dim
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Return images ``[N, C, H, W]`` of the averaged generator where there is one, else of the generator."""
+        return (self.generator if self.averaged_generator is None else self.averaged_generator)(latents)
+
+    @torch.no_grad()
+    def sample_images(self, latents: Tensor, averaged: bool = True) -> Tensor:
+        """Return images in [-1, 1] with the network in evaluation mode, leaving its mode as it was.
+
+        Args:
+            latents: ``[N, latent_dim]``.
+            averaged: whether the moving average of the weights is used where the run has one.
+        """
+        network = self.averaged_generator if averaged and self.averaged_generator is not None else self.generator
+        modes = {m: m.training for m in network.modules()}
+        try:
+            return network.eval()(latents.to(self.device))
+        finally:
+            for m, training in modes.items():
+                m.training = training
+
+    def fixed_latents(self, count: int) -> Tensor:
+        """Return the first `count` of an endless row of latents ``[count, latent_dim]`` that never changes."""
+        source = torch.Generator().manual_seed(FIXED_LATENTS_SEED)
+        # Row by row, so that a larger grid begins with the smaller one.
+        return torch.stack([torch.randn(self.latent_dim, generator=source) for _ in range(count)]).to(self.device)
+
+    def draw_latents(self, count: int) -> Tensor:
+        """Return fresh training latents z ~ N(0, I), ``[count, latent_dim]``, this process's slice of them all."""
+        world, rank = self.trainer.world_size, self.trainer.global_rank
+        latents = torch.randn(
+            world * count, self.latent_dim, generator=self._latent_source, device=self.device
+        )
+        return latents[rank * count : (rank + 1) * count]
+
+    # ------------------------------------------------------------------ one iteration
+
+    def begin_iteration(self) -> None:
+        """Restore a resumed run's randomness, and point the latents at this iteration's stream."""
+        if self._random_state is not None:
+            # Only here: until the first step of a resumed run, loaders and hooks may still draw numbers.
+            _set_random_state(self._random_state)
+            self._random_state = None
+        if self._latent_seed is None:
+            self._latent_seed = self.trainer.strategy.broadcast(torch.initial_seed())
+        key = np.random.SeedSequence([self._latent_seed, self.global_step]).generate_state(1, np.uint64)
+        self._latent_source = torch.Generator(self.device).manual_seed(int(key[0]) >> 1)
+
+    def update(self, optimizer: LightningOptimizer, loss: Tensor, counts: bool = False) -> None:
+        """Backpropagate the loss and step.
+
+        Args:
+            optimizer: one of ``self.optimizers()``.
+            loss: scalar.
+            counts: whether this update advances ``trainer.global_step``. Lightning counts every call of its own
+                optimizer's step (issue 17958); the strategy's step does the same work and does not count.
+        """
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        if counts:
+            optimizer.step()
+        else:
+            self.trainer.strategy.optimizer_step(optimizer.optimizer, lambda: None)
+        if self.averaged_generator is not None and optimizer is self.optimizers()[0]:
+            self.averaged_generator.update_parameters(self.generator)
+
+    def end_iteration(self, metrics: Mapping[str, Tensor]) -> None:
+        """Step the schedulers and log the metrics at this iteration's number."""
+        schedulers = self.lr_schedulers() or []
+        for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
+            scheduler.step()
+        self.log_dict(dict(metrics), prog_bar=True)
+        # Lightning takes this entry as the x-axis; its own count starts one lower.
+        self.log("step", float(self.global_step))
+
+    def real_images(self, batch: Any) -> Tensor:
+        """Return the images of a batch: a tensor, or the first entry of a sequence, or of a mapping.
+
+        Raises:
+            TypeError: for anything else, or images that are not floating point.
+        """
+        if isinstance(batch, Mapping):
+            batch = next(iter(batch.values()))
+        elif isinstance(batch, (tuple, list)):
+            batch = batch[0]
+        if not isinstance(batch, Tensor) or not batch.is_floating_point():
+            found = batch.dtype if isinstance(batch, Tensor) else type(batch).__name__
+            raise TypeError(f"the real batch must hold floating-point images in [-1, 1], got {found}")
+        return batch
+
+    # ------------------------------------------------------------------ hooks of Lightning
+
+    def configure_model(self) -> None:
+        """Make the averaged generator, after callbacks had their chance to change the networks."""
+        if self.ema_decay and self.averaged_generator is None:
+            self.averaged_generator = AveragedModel(
+                self.generator, multi_avg_fn=get_ema_multi_avg_fn(self.ema_decay)
+            ).requires_grad_(False)
+
+    def configure_optimizers(self) -> Any:
+        """Return the generator's and the discriminator's optimizer, in this order, and their schedulers."""
+        players = (
+            ("generator", self.generator, self.generator_optimizer, self.generator_scheduler),
+            ("discriminator", self.discriminator, self.discriminator_optimizer, self.discriminator_scheduler),
+        )
+        optimizers, schedulers = [], []
+        for name, network, make_optimizer, make_scheduler in players:
+            optimizers.append(make_optimizer(network.parameters()))
+            if make_scheduler is not None:
+                schedulers.append(self._scheduler(name, make_scheduler(optimizers[-1])))
+        return optimizers, schedulers
+
+    def _scheduler(self, name: str, scheduler: LRScheduler) -> LRScheduler:
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise ValueError(f"argument `{name}_scheduler` must not need a metric, got ReduceLROnPlateau")
+        if isinstance(scheduler, LinearDecay) and scheduler.total_iterations is None:
+            if self.trainer.max_steps < 1:
+                raise ValueError(
+                    f"argument `{name}_scheduler` needs `total_iterations`, or a trainer with `max_steps`, got -1"
+                )
+            scheduler.total_iterations = self.trainer.max_steps
+        return scheduler
+
+    def on_fit_start(self) -> None:
+        """Check that the data has the networks' image shape."""
+        if self.trainer.datamodule is not None:
+            _check_same_shape("data", self.trainer.datamodule, "discriminator", self.discriminator)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the latents' seed and torch's global random state."""
+        checkpoint["latent_seed"] = self._latent_seed
+        checkpoint["random_state"] = _get_random_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Bring the networks into the checkpoint's form: its PC-layers, whichever callback made them."""
+        self._latent_seed = checkpoint.get("latent_seed")
+        self._random_state = checkpoint.get("random_state")
+        match_preconditioning(self, checkpoint["state_dict"])
+        _check_same_architecture(self.state_dict(), checkpoint["state_dict"])
+
+    def record_arguments(self, **arguments: Any) -> None:
+        """Keep the constructor's arguments in the checkpoint, so that ``load_from_checkpoint(path)`` needs no others.
+
+        Networks and losses are recorded by import path and arguments where they tell them (``init_args``, as all of
+        this package do); others must be passed to ``load_from_checkpoint`` again.
+        """
+        if _given_hyperparameters.get() is not None:
+            self.save_hyperparameters()  # from the command line, Lightning knows the whole configuration
+            return
+        objects = {"generator": self.generator, "discriminator": self.discriminator, "loss": self.loss}
+        described = {name: _describe(o) for name, o in objects.items() if hasattr(o, "init_args")}
+        self.save_hyperparameters(
+            {**arguments, **described, "_instantiator": "lightning.pytorch.cli.instantiate_module"}
+        )
+
+
+def _describe(value: object) -> dict[str, Any]:
+    kind = type(value)
+    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": copy.deepcopy(value.init_args)}
+
+
+def _check_same_shape(first: str, a: object, second: str, b: object) -> None:
+    shapes = [tuple(x.image_shape) if hasattr(x, "image_shape") else None for x in (a, b)]
+    if None not in shapes and shapes[0] != shapes[1]:
+        raise ValueError(
+            f"{first} and {second} must have the same image shape (channels, height, width), "
+            f"got {shapes[0]} and {shapes[1]}"
+        )
+
+
+def _check_same_architecture(own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    different = sorted(own.keys() ^ saved.keys())
+    if different:
+        owner = "the checkpoint" if different[0] in saved else "this model"
+        raise ValueError(
+            f"the checkpoint must be of this model's architecture, but {different[0]!r} is only in {owner}"
+        )
+    for name, value in own.items():
+        shapes = [tuple(v.shape) if isinstance(v, Tensor) else None for v in (saved[name], value)]
+        if shapes[0] != shapes[1] and not name.endswith("_extra_state"):
+            raise ValueError(
+                f"the checkpoint must be of this model's architecture, but {name!r} has shape {shapes[0]} there "
+                f"and {shapes[1]} here"
+            )
+
+
+def _get_random_state() -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_random_state(state: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(state["cpu"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())

@@ -1,0 +1,61 @@
+"""What every network needs besides its layers: checked arguments, checked inputs, initial weights."""
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Literal, TypeVar, get_args
+
+from torch import Tensor, nn
+
+Initialization = Literal["xavier_uniform", "orthogonal", "normal"]
+
+Plan = TypeVar("Plan")
+
+
+def select_plan(plans: Mapping[int, Plan], image_size: int) -> Plan:
+    """Return the row of a family's table for ``image_size``, or say which sizes there are."""
+    if image_size not in plans:
+        sizes = ", ".join(map(str, plans))
+        raise ValueError(f"`image_size` must be one of {sizes}, found {image_size}.")
+    return plans[image_size]
+
+
+def require_positive(**values: int) -> None:
+    """Refuse a size below one by the name of its argument."""
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"`{name}` must be at least 1, found {value}.")
+
+
+def require_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    """Refuse an input that is not a batch of ``shape``; the batch axis is free."""
+    if tensor.shape[1:] != shape:
+        expected = ", ".join(map(str, ("N", *shape)))
+        raise ValueError(f"`{name}` must have shape [{expected}], found {list(tensor.shape)}.")
+
+
+def initialize(
+    network: nn.Module, initialization: Initialization, boosted: Collection[nn.Module] = ()
+) -> None:
+    """Draw the weights of every linear and convolutional layer anew and set their biases to zero.
+
+    Args:
+        network: The network.
+        initialization: "xavier_uniform" (Glorot and Bengio, 2010), "orthogonal" (Saxe et al., 2014; all
+            non-zero singular values of the weight, flattened to a matrix, are 1) or "normal" (mean 0,
+            standard deviation 0.02; Radford et al., 2016).
+        boosted: Layers to which "xavier_uniform" gives a gain of sqrt(2), that of a ReLU, instead of 1.
+    """
+    for layer in network.modules():
+        if not isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            continue
+        if initialization == "xavier_uniform":
+            nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(2) if layer in boosted else 1.0)
+        elif initialization == "orthogonal":
+            nn.init.orthogonal_(layer.weight)
+        elif initialization == "normal":
+            nn.init.normal_(layer.weight, std=0.02)
+        else:
+            choices = ", ".join(get_args(Initialization))
+            raise ValueError(f"`initialization` must be one of {choices}, found {initialization}.")
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)

@@ -1,0 +1,50 @@
+"""Learning-rate schedules counted in iterations."""
+
+from typing import Any, Optional
+
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.optimizer import Optimizer
+
+
+class LinearDecay(LRScheduler):
+    r"""Constant learning rate, then a linear decay to 0.
+
+    .. math:: \eta_t = \eta_0 \min\Big(1, \frac{T - t}{(1 - s) T}\Big)
+
+    for iteration :math:`t \le T` and 0 after. The authors of PC-GAN use s = 0.5 on CIFAR-10 and 0.75 on STL-10.
+
+    Args:
+        optimizer: the wrapped optimizer.
+        total_iterations: T, at least 1. None: the modules of this package fill in the trainer's ``max_steps``.
+        start: s in [0, 1), the share of the run before the decay.
+
+    Raises:
+        ValueError: for arguments out of range.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, total_iterations: Optional[int] = None, start: float = 0.5
+    ) -> None:
+        if total_iterations is not None and total_iterations < 1:
+            raise ValueError(f"argument `total_iterations` must be at least 1, got {total_iterations}")
+        if not 0.0 <= start < 1.0:
+            raise ValueError(f"argument `start` must be in [0, 1), got {start}")
+        self.total_iterations = total_iterations
+        self.start = start
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:
+        """Return the learning rate of each parameter group at the current iteration."""
+        if self.last_epoch == 0:
+            return list(self.base_lrs)
+        if self.total_iterations is None:
+            raise ValueError("argument `total_iterations` must be given outside of this package's modules, got None")
+        remaining = max(0.0, self.total_iterations - self.last_epoch)
+        factor = min(1.0, remaining / ((1.0 - self.start) * self.total_iterations))
+        return [base * factor for base in self.base_lrs]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state without the run's length: a resumed run may be longer."""
+        state = super().state_dict()
+        del state["total_iterations"]
+        return state

@@ -1,0 +1,139 @@
+r"""Exact singular values of weight matrices, and the (modified) condition numbers of them.
+
+Paper: "Precondition layer and its use for GANs", Sections 1.2 and 3.4.
+"""
+
+from typing import Union
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from pcgan_lightning.spectra.matrices import MatrixLayout, batch_by_shape, weight_layers
+from pcgan_lightning.spectra.preconditioner import original_weight, preconditioners
+
+
+@torch.no_grad()
+def singular_values(
+    target: Union[nn.Module, Tensor], after_polynomial: bool = True
+) -> Union[Tensor, dict[str, Tensor]]:
+    r"""Return all singular values, in descending order.
+
+    Exact to rounding: from an SVD of float64 weights, and for lower precisions from the eigenvalues of the float64
+    Gram matrix, whose error of 1e-8 :math:`\sigma_{\max}` lies below the rounding of float32 weights. Layers of equal
+    matrix shape are computed in one batched call. Nothing of the network changes.
+
+    Args:
+        target: a network, whose Linear, Conv and ConvTranspose layers are measured; or a weight tensor (out, ...),
+            flattened to (out, rest); or a vector of singular values, which is returned sorted.
+        after_polynomial: for layers with a PC-layer, whether of the effective weight g(SN(W)) or of SN(W) before the
+            polynomial. Other layers are measured as their forward uses them.
+
+    Returns:
+        For a network, name -> ``[min(rows, cols) * groups]`` in at least float32 on the layer's device; for a tensor
+        its own singular values.
+
+    Raises:
+        ValueError: for a network without weight matrices, or a weight with a value that is not finite.
+    """
+    if isinstance(target, Tensor):
+        if target.ndim < 2:
+            return target.sort(descending=True).values
+        return _batched_singular_values({"weight": target.flatten(1).unsqueeze(0)})["weight"]
+
+    layers = weight_layers(target)
+    if not layers:
+        raise ValueError(
+            f"argument `target` must hold a Linear, Conv or ConvTranspose layer, got {type(target).__name__}"
+        )
+    pc_layers = preconditioners(target)
+    values = _batched_singular_values(
+        {
+            name: MatrixLayout.of_layer(layer).to_matrices(
+                original_weight(layer) if name in pc_layers else _effective_weight(layer)
+            )
+            for name, layer in layers.items()
+        }
+    )
+    for name, pc_layer in pc_layers.items():
+        estimate = pc_layer.spectral_norm(pc_layer.matrices(original_weight(layers[name])))
+        values[name] = values[name] / estimate.to(values[name].dtype)
+        if after_polynomial:
+            # Claim 3.2: the singular values of g(A) are |g(sigma)|, so that one SVD serves both.
+            values[name] = pc_layer.polynomial(values[name]).abs().sort(descending=True).values
+    return values
+
+
+def condition_number(
+    target: Union[nn.Module, Tensor], after_polynomial: bool = True
+) -> Union[Tensor, dict[str, Tensor]]:
+    r"""Return :math:`\kappa(A) = \sigma_{\max}(A) / \sigma_{\min}(A)`, infinite for a singular matrix (Section 1.2).
+
+    Arguments as in :func:`singular_values`. Returns a scalar tensor, or name -> scalar tensor for a network.
+    """
+    return _by_layer(lambda values: _ratio(values[0], values[-1]), target, after_polynomial)
+
+
+def modified_condition_number(
+    target: Union[nn.Module, Tensor], after_polynomial: bool = True
+) -> Union[Tensor, dict[str, Tensor]]:
+    r"""Return :math:`\tilde\kappa(A) = \sigma_{\max}(A) \big/ \frac{1}{m_0} \sum_{i=1}^{m_0} \sigma_i(A)`.
+
+    The sum runs over the :math:`m_0 = \lceil m / 10 \rceil` smallest of the m singular values (Section 3.4; the
+    authors' code rounds down instead). Infinite where those are all zero. Arguments as in :func:`singular_values`.
+    Returns a scalar tensor, or name -> scalar tensor for a network.
+    """
+
+    def modified(values: Tensor) -> Tensor:
+        smallest = -(-len(values) // 10)
+        return _ratio(values[0], values[-smallest:].mean())
+
+    return _by_layer(modified, target, after_polynomial)
+
+
+def _by_layer(function, target, after_polynomial):
+    values = singular_values(target, after_polynomial)
+    if isinstance(values, Tensor):
+        return function(values)
+    return {name: function(v) for name, v in values.items()}
+
+
+def _ratio(largest: Tensor, smallest: Tensor) -> Tensor:
+    # A zero matrix has no condition; infinity keeps comparisons and averages meaningful where 0/0 would not.
+    return torch.where(smallest > 0, largest / smallest, torch.inf)
+
+
+def _effective_weight(layer: nn.Module) -> Tensor:
+    """Return the weight that forward uses, without the side effects a parametrization may have in training mode."""
+    if not parametrize.is_parametrized(layer, "weight"):
+        return layer.weight
+    chain = layer.parametrizations.weight
+    modes = [(m, m.training) for m in chain.modules()]
+    chain.eval()
+    try:
+        return layer.weight
+    finally:
+        for m, training in modes:
+            m.training = training
+
+
+def _batched_singular_values(matrices: dict[str, Tensor]) -> dict[str, Tensor]:
+    for name, m in matrices.items():
+        if not m.isfinite().all():
+            raise ValueError(f"weight of layer {name!r} must be finite, got NaN or infinity")
+    # [groups, small, large]: a matrix and its transpose have the same singular values, and may share a batch.
+    oriented = [(m if m.shape[1] <= m.shape[2] else m.mT,) for m in matrices.values()]
+    results = batch_by_shape(_svdvals, oriented)
+    return {
+        # The values of a block-diagonal matrix are those of all its blocks.
+        name: values.flatten().sort(descending=True).values
+        for name, (values,) in zip(matrices, results, strict=True)
+    }
+
+
+def _svdvals(matrices: Tensor) -> tuple[Tensor]:
+    if matrices.dtype == torch.float64:
+        return (torch.linalg.svdvals(matrices),)
+    exact = matrices.double()
+    squares = torch.linalg.eigvalsh(exact @ exact.mT).clamp(min=0)
+    return (squares.sqrt().flip(-1).to(torch.promote_types(matrices.dtype, torch.float32)),)

@@ -1,0 +1,162 @@
+import threading
+import time
+
+import datasets
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from pcgan_lightning.data.decoding import color_channels, decode_dataset, decode_images, map_ahead, open_image
+
+
+def noise(height, width, channels=3):
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)
+    return PIL.Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+
+
+def channels_first(image):
+    pixels = np.asarray(image)
+    return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
+
+
+@pytest.mark.parametrize(("format", "options"), [("PNG", {}), ("WEBP", {"lossless": True}), ("BMP", {})])
+def test_image_of_the_wanted_size_keeps_its_exact_values(make, format, options):
+    image = noise(16, 16)
+    decoded = decode_images([make.encode(image, format, **options)], (3, 16, 16))
+    assert decoded.dtype == torch.uint8
+    assert torch.equal(decoded[0], channels_first(image))
+
+
+def test_jpeg_has_the_values_that_pil_decodes(make, tmp_path):
+    encoded = make.encode(noise(16, 16), "JPEG", quality=75)
+    (tmp_path / "image.jpg").write_bytes(encoded["bytes"])
+    expected = channels_first(PIL.Image.open(tmp_path / "image.jpg"))
+    assert torch.equal(decode_images([encoded], (3, 16, 16))[0], expected)
+    by_path = {"bytes": None, "path": str(tmp_path / "image.jpg")}
+    assert torch.equal(decode_images([by_path], (3, 16, 16))[0], expected)
+
+
+@pytest.mark.parametrize(("width", "height"), [(96, 64), (64, 128), (16, 8)])
+def test_other_sizes_are_resized_by_the_shorter_side_and_cropped_in_the_centre(make, width, height):
+    # The scale is a whole number or its inverse, so the crop falls on whole pixels of the resized image.
+    image, scale = noise(height, width), 32 / min(width, height)
+    resized = image.resize((round(width * scale), round(height * scale)), PIL.Image.Resampling.BICUBIC)
+    left, top = (resized.width - 32) // 2, (resized.height - 32) // 2
+    expected = channels_first(resized.crop((left, top, left + 32, top + 32)))
+    decoded = decode_images([make.encode(image)], (3, 32, 32))[0]
+    # PIL rounds after each of its two passes, whose order may differ: 0.5 * 1.25 + 0.5 levels either way, 1.25
+    # being the sum of bicubic's absolute weights. (Cropping before resizing would differ by 18 at the edges.)
+    assert (decoded.int() - expected.int()).abs().max() <= 2
+
+
+def test_shape_is_channels_height_width(make):
+    assert decode_images([make.encode(noise(9, 7))] * 2, (1, 8, 6)).shape == (2, 1, 8, 6)
+
+
+def test_stray_images_are_converted(make):
+    colored, grey = make.numbered(200, size=(2, 2)), make.numbered(90, "L", (2, 2))
+    rgb = decode_images([make.encode(colored), make.encode(grey)], (3, 2, 2))
+    assert rgb[:, :, 0, 0].tolist() == [[200, 55, 7], [90, 90, 90]]
+    luma = round((200 * 299 + 55 * 587 + 7 * 114) / 1000)  # ITU-R 601-2, as PIL documents `convert("L")`
+    grey_values = decode_images([make.encode(colored), make.encode(grey)], (1, 2, 2))[:, 0, 0, 0].tolist()
+    assert grey_values == [luma, 90]
+
+
+@pytest.mark.parametrize(
+    ("mode", "channels"),
+    [("1", 1), ("L", 1), ("LA", 1), ("P", 3), ("RGB", 3), ("RGBA", 3), ("CMYK", 3), ("YCbCr", 3)],
+)
+def test_color_channels(mode, channels):
+    assert color_channels(PIL.Image.new(mode, (2, 2))) == channels
+
+
+def test_palette_and_transparency_become_rgb(make):
+    opaque = make.numbered(30).convert("P", palette=PIL.Image.Palette.ADAPTIVE)
+    clear = PIL.Image.new("RGBA", (4, 4), (30, 225, 7, 0))
+    decoded = decode_images([make.encode(opaque), make.encode(clear)], (3, 4, 4))
+    assert decoded[:, :, 0, 0].tolist() == [[30, 225, 7]] * 2
+
+
+def test_exif_orientation_is_followed(make):
+    image = noise(8, 8)
+    exif = PIL.Image.Exif()
+    exif[PIL.Image.ExifTags.Base.Orientation] = 3  # upside down
+    decoded = decode_images([make.encode(image, exif=exif)], (3, 8, 8))[0]
+    assert torch.equal(decoded, channels_first(image).flip(1, 2))
+
+
+def test_more_than_eight_bits_are_refused(make):
+    deep = PIL.Image.fromarray(np.full((4, 4), 40_000, dtype=np.uint16))
+    with pytest.raises(ValueError, match=r"argument `source` must hold 8-bit images; got one of .* 'I;16'"):
+        open_image(make.encode(deep))
+
+
+@pytest.mark.parametrize(
+    ("encoded", "named"),
+    [({"bytes": b"no image", "path": "bad.png"}, "bad.png"), (None, "one without a path")],
+)
+def test_unreadable_image_is_named(encoded, named):
+    with pytest.raises(ValueError, match=f"argument `source` must hold readable images; got {named}: "):
+        open_image(encoded)
+
+
+def test_dataset_and_stream_decode_alike_and_in_order(make):
+    # More than two chunks, the last incomplete.
+    encoded = [make.encode(make.numbered(index % 251, size=(2, 2))) for index in range(600)]
+    undecoded = make.dataset(encoded).cast_column("img", datasets.Image(decode=False))
+    decoded = decode_dataset(undecoded, (3, 2, 2), workers=3, description="test")
+    assert decoded[:, 0, 0, 0].tolist() == [index % 251 for index in range(600)]
+    assert torch.equal(decode_dataset(make.stream(encoded), (3, 2, 2), 3, "test"), decoded)
+
+
+class TestMapAhead:
+    def test_keeps_the_order_whatever_takes_longest(self):
+        def slow_if_even(number):
+            time.sleep(0.004 * (number % 2 == 0))
+            return number**2
+
+        assert list(map_ahead(slow_if_even, range(20), workers=4)) == [number**2 for number in range(20)]
+
+    def test_works_in_several_threads_at_once(self):
+        both = threading.Barrier(2, timeout=10)  # passed only by two threads at a time
+
+        def wait_for_another(number):
+            both.wait()
+            return number
+
+        assert list(map_ahead(wait_for_another, range(4), workers=2)) == [0, 1, 2, 3]
+
+    def test_reads_a_few_items_ahead_and_no_more(self):
+        read = []
+        results = map_ahead(lambda number: number, (read.append(i) or i for i in range(1000)), workers=2)
+        for _ in range(10):
+            next(results)
+        results.close()
+        assert 10 <= len(read) <= 15
+
+    def test_close_waits_for_its_threads(self):
+        before = threading.active_count()
+        results = map_ahead(lambda number: time.sleep(0.01), iter(range(100)), workers=3)
+        next(results)
+        assert threading.active_count() > before
+        results.close()
+        assert threading.active_count() == before
+
+    @pytest.mark.parametrize("where", ["reading", "working"])
+    def test_errors_come_through(self, where):
+        def items():
+            yield 1
+            if where == "reading":
+                raise KeyError("reading")
+            yield 0
+
+        def work(number):
+            if number == 0:
+                raise KeyError("working")
+            return number
+
+        results = map_ahead(work, items(), workers=2)
+        assert next(results) == 1
+        with pytest.raises(KeyError, match=where):
+            next(results)
