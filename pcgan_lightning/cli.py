@@ -43,8 +43,6 @@ class PCGANParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Optional[Exception] = None) -> NoReturn:
         """Print one line and exit with status 2."""
-        if "--debug" in sys.argv and ex is not None:
-            raise ex
         sys.exit(_report(message, status=2))
 
 
@@ -140,12 +138,13 @@ def _send_logs_to(folder: Path, trainer: Namespace) -> None:
 
 def main(arguments: Optional[list[str]] = None) -> None:
     """Run the command; expected mistakes end in one line and a non-zero status, ``--debug`` shows the traceback."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in arguments
-    arguments = [a for a in arguments if a != "--debug"]
+    if arguments is not None:
+        sys.argv[1:] = arguments
+    debug = "--debug" in sys.argv
+    sys.argv[1:] = [a for a in sys.argv[1:] if a != "--debug"]
     try:
-        if arguments[:1] == ["generate"]:
-            auto_cli(generate, args=arguments[1:], parser_class=PCGANParser, prog="pcgan generate")
+        if sys.argv[1:2] == ["generate"]:
+            auto_cli(generate, args=sys.argv[2:], parser_class=PCGANParser, prog="pcgan generate")
         else:
             PCGANCLI(
                 modules.TwoPlayerModule,
@@ -155,7 +154,6 @@ def main(arguments: Optional[list[str]] = None) -> None:
                 auto_configure_optimizers=False,
                 parser_class=PCGANParser,
                 save_config_callback=SaveRunConfig,
-                args=arguments,
                 parser_kwargs={
                     "prog": "pcgan",
                     "description": "Train and evaluate preconditioned GANs. Sample with `pcgan generate CHECKPOINT`.",

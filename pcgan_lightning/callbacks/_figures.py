@@ -34,7 +34,7 @@ def singular_value_figure(series: dict[str, Any]) -> Image.Image:
 
 def condition_number_figure(series: dict[str, Any]) -> Image.Image:
     """Draw each layer's modified condition number over iterations, as in Figure 2, after and before the polynomial."""
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(8.5, 4.5), layout="constrained")
     axis = figure.subplots()
     layers = series["layers"]
     for (name, entry), color in zip(
@@ -46,9 +46,9 @@ def condition_number_figure(series: dict[str, Any]) -> Image.Image:
     axis.set_yscale("log")
     axis.set_xlabel("iteration")
     axis.set_ylabel("modified condition number")
-    axis.set_title("Condition of each layer: effective weight (solid), before the polynomial (dotted)")
+    axis.set_title("Effective weights (solid), before the polynomial (dotted)")
     axis.grid(alpha=0.3, which="both")
-    figure.legend(loc="outside right upper", fontsize=8)
+    figure.legend(loc="outside right center", fontsize=8)
     return _render(figure)
 
 

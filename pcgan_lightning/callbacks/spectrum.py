@@ -73,14 +73,17 @@ class SpectrumLogger(Callback):
 
     def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Measure the final weights and draw the two pictures."""
-        if self.series["iteration"][-1:] != [completed_iterations(trainer)]:
+        series = self.series
+        if series["iteration"][-1:] != [completed_iterations(trainer)]:
             self.measure(trainer, pl_module)
+            # A run that is continued later must not remember where it happened to stop.
+            self.series = _without_last(series)
         if trainer.is_global_zero:
             for key, draw in (
                 ("singular_values", singular_value_figure),
                 ("condition_numbers", condition_number_figure),
             ):
-                log_picture(trainer, f"spectra/{key}", f"spectra/{key}.png", draw(self.series))
+                log_picture(trainer, f"spectra/{key}", f"spectra/{key}.png", draw(series))
 
     def measure(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Measure now, extend the series and write them to the loggers."""
@@ -120,6 +123,11 @@ class SpectrumLogger(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a checkpoint's series."""
         self.series = state_dict["series"]
+
+
+def _without_last(series: dict[str, Any]) -> dict[str, Any]:
+    layers = {n: {key: values[:-1] for key, values in e.items()} for n, e in series["layers"].items()}
+    return {"iteration": series["iteration"][:-1], "layers": layers}
 
 
 def measure_layers(network: nn.Module, k: int) -> dict[str, dict[str, Any]]:

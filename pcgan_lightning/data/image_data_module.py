@@ -138,7 +138,7 @@ class ImageDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Downloads, once on each machine rather than in each of its processes."""
-        if not self.streaming:
+        if self.source != "digits" and not self.streaming:
             self._open(self.split)
             if self.validation_split is not None:
                 self._open(self.validation_split)

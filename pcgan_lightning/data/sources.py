@@ -54,8 +54,8 @@ def open_source(source: str, name: Optional[str], split: str, streaming: bool) -
         where = {"path": builder, "data_dir": str(path)}
     elif path.exists() or source.startswith(("/", ".", "~")) or path.suffix == ".parquet":
         raise ValueError(
-            "argument `source` must be 'digits', an existing parquet file or folder, or the name of a dataset on"
-            f" the Hugging Face hub; got {source!r}"
+            "argument `source` must be 'digits', an existing parquet file or folder or the name of a dataset "
+            f"on the Hugging Face hub; got {source!r}"
         )
     else:
         where = {"path": source, "name": name}

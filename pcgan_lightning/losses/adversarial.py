@@ -5,6 +5,7 @@ expectations are means over the batch.
 """
 
 from abc import ABC, abstractmethod
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ class AdversarialLoss(ABC):
         >>> loss.discriminator(torch.zeros(4), torch.zeros(4))  # 2 log 2
         tensor(1.3863)
     """
+
+    init_args: ClassVar[dict[str, Any]] = {}  # what a checkpoint keeps to build the loss again
 
     @abstractmethod
     def discriminator(self, real_scores: Tensor, fake_scores: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """What every game of a generator and a discriminator shares: latents, averaging, optimizers, counting, checkpoints."""
 
 import copy
+import warnings
 from collections.abc import Mapping
 from typing import Any, Optional
 
@@ -17,7 +18,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from pcgan_lightning.losses import AdversarialLoss, HingeLoss
 from pcgan_lightning.networks import ResNetDiscriminator, ResNetGenerator
 from pcgan_lightning.optim import LinearDecay
-from pcgan_lightning.spectra import match_preconditioning
+from pcgan_lightning.spectra import match_preconditioning, original_parameters
+
+# Lightning advises modules with manual optimization to save the weights before the step. Here a checkpoint is meant to
+# hold the state after it, which is what a resumed run goes on from.
+warnings.filterwarnings("ignore", "Using ModelCheckpoint with manual optimization")
 
 FIXED_LATENTS_SEED = 0  # equal in every run, so that sample grids of different methods can be laid side by side
 
@@ -157,7 +162,8 @@ class TwoPlayerModule(pl.LightningModule):
         schedulers = self.lr_schedulers() or []
         for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
             scheduler.step()
-        self.log_dict(dict(metrics), prog_bar=True)
+        for name, value in metrics.items():
+            self.log(name, value, prog_bar=name.startswith("loss/"))
         # Lightning takes this entry as the x-axis; its own count starts one lower.
         self.log("step", float(self.global_step))
 
@@ -193,7 +199,7 @@ class TwoPlayerModule(pl.LightningModule):
         )
         optimizers, schedulers = [], []
         for name, network, make_optimizer, make_scheduler in players:
-            optimizers.append(make_optimizer(network.parameters()))
+            optimizers.append(make_optimizer(original_parameters(network)))
             if make_scheduler is not None:
                 schedulers.append(self._scheduler(name, make_scheduler(optimizers[-1])))
         return optimizers, schedulers

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from torch import Tensor, nn
 
@@ -15,22 +15,27 @@ def select_plan(plans: Mapping[int, Plan], image_size: int) -> Plan:
     """Return the row of a family's table for ``image_size``, or say which sizes there are."""
     if image_size not in plans:
         sizes = ", ".join(map(str, plans))
-        raise ValueError(f"`image_size` must be one of {sizes}, found {image_size}.")
+        raise ValueError(f"argument `image_size` must be one of {sizes}, got {image_size}")
     return plans[image_size]
+
+
+def constructor_arguments(local_values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a constructor's arguments from its ``locals()`` on its first line; checkpoints keep them."""
+    return {name: value for name, value in local_values.items() if name not in ("self", "__class__")}
 
 
 def require_positive(**values: int) -> None:
     """Refuse a size below one by the name of its argument."""
     for name, value in values.items():
         if value < 1:
-            raise ValueError(f"`{name}` must be at least 1, found {value}.")
+            raise ValueError(f"argument `{name}` must be at least 1, got {value}")
 
 
 def require_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     """Refuse an input that is not a batch of ``shape``; the batch axis is free."""
     if tensor.shape[1:] != shape:
         expected = ", ".join(map(str, ("N", *shape)))
-        raise ValueError(f"`{name}` must have shape [{expected}], found {list(tensor.shape)}.")
+        raise ValueError(f"argument `{name}` must have shape [{expected}], got {list(tensor.shape)}")
 
 
 def initialize(
@@ -56,6 +61,6 @@ def initialize(
             nn.init.normal_(layer.weight, std=0.02)
         else:
             choices = ", ".join(get_args(Initialization))
-            raise ValueError(f"`initialization` must be one of {choices}, found {initialization}.")
+            raise ValueError(f"argument `initialization` must be one of {choices}, got {initialization}")
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)

@@ -13,6 +13,7 @@ from torch.nn.functional import leaky_relu
 
 from pcgan_lightning.networks._common import (
     Initialization,
+    constructor_arguments,
     initialize,
     require_positive,
     require_shape,
@@ -58,6 +59,7 @@ class CNNGenerator(nn.Module):
     Attributes:
         latent_dim: Size of a latent vector.
         image_shape: ``(channels, image_size, image_size)``.
+        init_args: The constructor's arguments.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class CNNGenerator(nn.Module):
         initialization: Initialization = "normal",
     ) -> None:
         super().__init__()
+        self.init_args = constructor_arguments(locals())
         plan = select_plan(_PLANS, image_size)
         width = plan.generator_width if width is None else width
         require_positive(channels=channels, latent_dim=latent_dim, width=width)
@@ -119,6 +122,7 @@ class CNNDiscriminator(nn.Module):
 
     Attributes:
         image_shape: ``(channels, image_size, image_size)``.
+        init_args: The constructor's arguments.
     """
 
     def __init__(
@@ -129,6 +133,7 @@ class CNNDiscriminator(nn.Module):
         initialization: Initialization = "normal",
     ) -> None:
         super().__init__()
+        self.init_args = constructor_arguments(locals())
         plan = select_plan(_PLANS, image_size)
         width = plan.discriminator_width if width is None else width
         require_positive(channels=channels, width=width)

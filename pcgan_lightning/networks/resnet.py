@@ -13,6 +13,7 @@ from torch.nn.functional import avg_pool2d, interpolate, relu
 
 from pcgan_lightning.networks._common import (
     Initialization,
+    constructor_arguments,
     initialize,
     require_positive,
     require_shape,
@@ -72,6 +73,7 @@ class ResNetGenerator(nn.Module):
     Attributes:
         latent_dim: Size of a latent vector.
         image_shape: ``(channels, image_size, image_size)``.
+        init_args: The constructor's arguments.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class ResNetGenerator(nn.Module):
         initialization: Initialization = "xavier_uniform",
     ) -> None:
         super().__init__()
+        self.init_args = constructor_arguments(locals())
         plan = select_plan(_GENERATOR_PLANS, image_size)
         width = plan.width if width is None else width
         require_positive(channels=channels, latent_dim=latent_dim, width=width)
@@ -125,6 +128,7 @@ class ResNetDiscriminator(nn.Module):
 
     Attributes:
         image_shape: ``(channels, image_size, image_size)``.
+        init_args: The constructor's arguments.
     """
 
     def __init__(
@@ -135,6 +139,7 @@ class ResNetDiscriminator(nn.Module):
         initialization: Initialization = "xavier_uniform",
     ) -> None:
         super().__init__()
+        self.init_args = constructor_arguments(locals())
         plan = select_plan(_DISCRIMINATOR_PLANS, image_size)
         width = plan.width if width is None else width
         require_positive(channels=channels, width=width)

@@ -201,7 +201,26 @@ def remove_preconditioning(module: ModuleT) -> ModuleT:
         if _preconditioner(layer) is not None:
             _FOLLOWED_LAYERS.pop(id(layer), None)
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+            # torch puts the weight behind the bias; optimizers of a fresh network have it first.
+            for name in [n for n in layer._parameters if n != "weight"]:
+                layer._parameters[name] = layer._parameters.pop(name)
     return module
+
+
+def original_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters in the order they have without any PC-layer.
+
+    ``module.parameters()`` has a parametrised weight behind its layer's bias. An optimizer over this list instead has
+    the same state, entry by entry, with and without preconditioning.
+    """
+    found: dict[int, nn.Parameter] = {}
+    for layer in module.modules():
+        if _preconditioner(layer) is not None:
+            weight = original_weight(layer)
+            found.setdefault(id(weight), weight)
+        for parameter in layer.parameters(recurse=False):
+            found.setdefault(id(parameter), parameter)
+    return list(found.values())
 
 
 def preconditioners(module: nn.Module) -> dict[str, Preconditioner]:

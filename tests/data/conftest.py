@@ -14,6 +14,8 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    # Newer versions of `datasets` wait so many seconds after closing a stream, for a fault of pyarrow at exit.
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0, raising=False)
     datasets.disable_progress_bars()
     yield
     datasets.enable_progress_bars()
@@ -27,6 +29,10 @@ def numbered(number, mode="RGB", size=(4, 4)):
 def numbers(batch):
     """The numbers of the images of a batch in [-1, 1], from their first channel."""
     return np.rint((batch[:, 0, 0, 0].numpy() + 1) * 127.5).astype(int).tolist()
+
+
+def all_numbers(batches):
+    return [number for batch in batches for number in numbers(batch)]
 
 
 def encode(image, format="PNG", **options):
@@ -49,7 +55,8 @@ def stream(images, num_shards=1):
 @pytest.fixture
 def make():
     """Helpers, for test files cannot import one another."""
-    return SimpleNamespace(numbered=numbered, numbers=numbers, encode=encode, dataset=dataset, stream=stream)
+    helpers = (numbered, numbers, all_numbers, encode, dataset, stream)
+    return SimpleNamespace(**{helper.__name__: helper for helper in helpers})
 
 
 @pytest.fixture

@@ -10,6 +10,10 @@ import torch
 from pcgan_lightning.data.decoding import color_channels, decode_dataset, decode_images, map_ahead, open_image
 
 
+def own_threads():
+    return sum(thread.name.startswith("map_ahead") for thread in threading.enumerate())
+
+
 def noise(height, width, channels=3):
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)
     return PIL.Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
@@ -45,8 +49,8 @@ def test_other_sizes_are_resized_by_the_shorter_side_and_cropped_in_the_centre(m
     left, top = (resized.width - 32) // 2, (resized.height - 32) // 2
     expected = channels_first(resized.crop((left, top, left + 32, top + 32)))
     decoded = decode_images([make.encode(image)], (3, 32, 32))[0]
-    # PIL rounds after each of its two passes, whose order may differ: 0.5 * 1.25 + 0.5 levels either way, 1.25
-    # being the sum of bicubic's absolute weights. (Cropping before resizing would differ by 18 at the edges.)
+    # PIL rounds after each of its two passes, whose order may differ: 0.5 * 1.25 + 0.5 levels either way, for
+    # 1.25 is the sum of bicubic's absolute weights. (Cropping before resizing would differ by 18 levels.)
     assert (decoded.int() - expected.int()).abs().max() <= 2
 
 
@@ -136,12 +140,12 @@ class TestMapAhead:
         assert 10 <= len(read) <= 15
 
     def test_close_waits_for_its_threads(self):
-        before = threading.active_count()
+        before = own_threads()
         results = map_ahead(lambda number: time.sleep(0.01), iter(range(100)), workers=3)
         next(results)
-        assert threading.active_count() > before
+        assert own_threads() > before
         results.close()
-        assert threading.active_count() == before
+        assert own_threads() == before
 
     @pytest.mark.parametrize("where", ["reading", "working"])
     def test_errors_come_through(self, where):

@@ -11,8 +11,8 @@ GENERATORS = [CNNGenerator, ResNetGenerator]
 DISCRIMINATORS = [CNNDiscriminator, ResNetDiscriminator]
 IMAGE_SIZES = [32, 48, 64, 128, 256]
 
-# Every linear and convolutional layer, in the order in which it is called, at the default width: channels in and
-# out and, of a convolution, kernel size, stride and the size of the map that it makes.
+# Every linear and convolutional layer, in the order in which it is called, at the default width: channels in
+# and out and, of a convolution, kernel size, stride and the size of the map that it makes.
 ARCHITECTURES = {
     (CNNGenerator, 32): """
         linear 128 8192
@@ -407,12 +407,12 @@ def test_default_initialization_of_the_family(family, default):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"image_size": 40}, r"^`image_size` must be one of 32, 48, 64, 128, 256, found 40\.$"),
-        ({"channels": 0}, r"^`channels` must be at least 1, found 0\.$"),
-        ({"width": 0}, r"^`width` must be at least 1, found 0\.$"),
+        ({"image_size": 40}, r"^argument `image_size` must be one of 32, 48, 64, 128, 256, got 40$"),
+        ({"channels": 0}, r"^argument `channels` must be at least 1, got 0$"),
+        ({"width": 0}, r"^argument `width` must be at least 1, got 0$"),
         (
             {"initialization": "xavier"},
-            r"^`initialization` must be one of xavier_uniform, orthogonal, normal, found xavier\.$",
+            r"^argument `initialization` must be one of xavier_uniform, orthogonal, normal, got xavier$",
         ),
     ],
 )
@@ -423,12 +423,12 @@ def test_wrong_arguments(family, arguments, message):
 
 @pytest.mark.parametrize("family", GENERATORS)
 def test_wrong_latents(family):
-    with pytest.raises(ValueError, match=r"^`latent_dim` must be at least 1, found -1\.$"):
+    with pytest.raises(ValueError, match=r"^argument `latent_dim` must be at least 1, got -1$"):
         family(latent_dim=-1)
     network = family(latent_dim=5, width=1)
     for shape in [(2, 4), (5,), (2, 5, 1), (2, 5, 1, 1)]:
         found = ", ".join(map(str, shape))
-        message = rf"^`latents` must have shape \[N, 5\], found \[{found}\]\.$"
+        message = rf"^argument `latents` must have shape \[N, 5\], got \[{found}\]$"
         with pytest.raises(ValueError, match=message):
             network(torch.zeros(shape))
 
@@ -438,7 +438,7 @@ def test_wrong_images(family):
     network = family(channels=1, width=1)
     for shape in [(2, 3, 32, 32), (1, 32, 32), (2, 1, 48, 48), (2, 1, 32, 31)]:
         found = ", ".join(map(str, shape))
-        message = rf"^`images` must have shape \[N, 1, 32, 32\], found \[{found}\]\.$"
+        message = rf"^argument `images` must have shape \[N, 1, 32, 32\], got \[{found}\]$"
         with pytest.raises(ValueError, match=message):
             network(torch.zeros(shape))
 

@@ -1,0 +1,250 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from pcgan_lightning.spectra import (
+    PUBLISHED_CUTOFFS,
+    PUBLISHED_POLYNOMIALS,
+    Polynomial,
+    fit_polynomial,
+    piecewise_linear,
+    published_polynomial,
+)
+
+# From the authors' public code: c0, c1, ... of x (c0 + c1 x^2 + ...).
+PUBLISHED = {
+    1: (1.0,),
+    3: (1.507, -0.507),
+    5: (2.083, -1.643, 0.560),
+    7: (2.909, -4.649, 4.023, -1.283),
+    9: (3.625, -9.261, 14.097, -10.351, 2.890),
+}
+# degree -> cutoff b and the range of g on [b, 1.1], to three decimals.
+CUTOFFS_AND_RANGES = {3: (0.8, 0.946, 1.0), 5: (0.6, 0.938, 1.010), 7: (0.4, 0.905, 1.019), 9: (0.3, 0.870, 1.021)}
+DEGREES = list(PUBLISHED)
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
+SHAPES = [(4, 7), (7, 4), (5, 5), (1, 6), (6, 1), (1, 1)]
+
+
+def g(coefficients, x):
+    """The odd polynomial, by numpy."""
+    every_power = np.zeros(2 * len(coefficients))
+    every_power[1::2] = coefficients
+    return np.polynomial.polynomial.polyval(x, every_power)
+
+
+def singular_value_decomposition(rows, cols, values, seed=0):
+    """U [rows, m], V [cols, m] with orthonormal columns, and U diag(values) V^T, in float64."""
+    rng = np.random.default_rng(seed)
+    u, v = (np.linalg.qr(rng.normal(size=(n, min(rows, cols))))[0] for n in (rows, cols))
+    return u, v, u * values @ v.T
+
+
+# --- The polynomials themselves
+
+
+@pytest.mark.parametrize("degree", DEGREES)
+def test_published_polynomials(degree):
+    polynomial = published_polynomial(degree)
+    assert polynomial is PUBLISHED_POLYNOMIALS[degree]
+    assert polynomial.coefficients == PUBLISHED[degree]
+    assert polynomial.degree == degree
+    assert sum(polynomial.coefficients) == pytest.approx(1, rel=1e-14)
+
+
+@pytest.mark.parametrize("degree", CUTOFFS_AND_RANGES)
+def test_ranges_of_published_polynomials(degree):
+    cutoff, lowest, highest = CUTOFFS_AND_RANGES[degree]
+    assert PUBLISHED_CUTOFFS[degree] == cutoff
+    x = torch.linspace(0, 1.1, 110_001, dtype=torch.float64)
+    values = published_polynomial(degree)(x)
+    # Half a unit of the third decimal, to which the range is known.
+    assert values[x >= cutoff - 1e-9].min().item() == pytest.approx(lowest, abs=5e-4)
+    assert values.max().item() == pytest.approx(highest, abs=5e-4)
+    assert values[0] == 0
+
+
+def test_only_the_published_degrees_have_a_cutoff():
+    assert list(PUBLISHED_POLYNOMIALS) == DEGREES
+    assert list(PUBLISHED_CUTOFFS) == list(CUTOFFS_AND_RANGES)
+
+
+@pytest.mark.parametrize("degree", [0, 2, 11, -1, True, 3.5, "3", None])
+def test_unpublished_degrees_are_refused(degree):
+    with pytest.raises(ValueError, match=rf"`degree` must be one of \(1, 3, 5, 7, 9\).*got {degree!r}"):
+        published_polynomial(degree)
+
+
+def test_a_polynomial_passes_as_a_degree():
+    polynomial = Polynomial((2.0, -1.0))
+    assert published_polynomial(polynomial) is polynomial
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("coefficients", [*PUBLISHED.values(), (-2.0, 0.0, 3.0), (0.5,)])
+def test_values(coefficients, dtype):
+    x = torch.linspace(-1.2, 1.2, 24, dtype=dtype).view(2, 3, 4)
+    values = Polynomial(coefficients)(x)
+    assert values.dtype == dtype
+    # Horner loses a few roundings of the largest partial sum, sum |c| 1.2^9 < 210 at degree 9.
+    rounding = 210 * 4 * torch.finfo(dtype).eps
+    np.testing.assert_allclose(values.numpy(), g(coefficients, x.numpy()), rtol=0, atol=rounding)
+
+
+def test_values_at_whole_numbers():
+    # x of an integer dtype must not round the coefficients.
+    assert Polynomial((1.5, -0.5))(torch.tensor([0, 1, 2])).tolist() == [0, 1, -1]
+    assert Polynomial((0.5,))(torch.tensor(3)).item() == 1.5
+
+
+def test_coefficients_are_a_tuple_of_floats():
+    assert Polynomial(torch.tensor([2, -1])) == Polynomial((2.0, -1.0))
+    assert Polynomial([2, -1]).coefficients == (2.0, -1.0)
+
+
+@pytest.mark.parametrize("coefficients", [(), (math.nan,), (1.0, math.inf), (-math.inf, 1.0)])
+def test_coefficients_must_be_finite_numbers(coefficients):
+    with pytest.raises(ValueError, match="`coefficients` must be one or more finite numbers, got"):
+        Polynomial(coefficients)
+
+
+# --- Applied to matrices
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("degree", DEGREES)
+@pytest.mark.parametrize(("rows", "cols"), SHAPES)
+def test_of_matrix_changes_the_singular_values_alone(rows, cols, degree, dtype):
+    # Claim 3.2 with the vectors: U diag(s) V^T -> U diag(g(s)) V^T, for two matrices of a batch.
+    matrices, expected = [], []
+    for seed in range(2):
+        values = np.linspace(1.1 - 0.2 * seed, 0, min(rows, cols))  # a singular matrix, unless it is a vector
+        u, v, matrix = singular_value_decomposition(rows, cols, values, seed)
+        matrices.append(matrix)
+        expected.append(u * g(PUBLISHED[degree], values) @ v.T)
+    result = published_polynomial(degree).of_matrix(torch.tensor(np.stack(matrices), dtype=dtype))
+    assert result.dtype == dtype
+    np.testing.assert_allclose(result.numpy(), np.stack(expected), rtol=0, atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("degree", DEGREES)
+@pytest.mark.parametrize(("rows", "cols"), SHAPES)
+def test_tall_and_wide_forms_agree(rows, cols, degree):
+    a = np.random.default_rng(0).normal(size=(rows, cols)) / np.sqrt(rows * cols)
+    powers = range(len(PUBLISHED[degree]))
+    left = sum(c * np.linalg.matrix_power(a @ a.T, t) for t, c in zip(powers, PUBLISHED[degree], strict=True)) @ a
+    right = a @ sum(c * np.linalg.matrix_power(a.T @ a, t) for t, c in zip(powers, PUBLISHED[degree], strict=True))
+    polynomial, matrix = published_polynomial(degree), torch.tensor(a)[None]
+    result = polynomial.of_matrix(matrix)
+    np.testing.assert_allclose(result[0], left, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(result[0], right, rtol=0, atol=1e-13)
+    torch.testing.assert_close(polynomial.of_matrix(matrix.mT), result.mT, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("degree", DEGREES)
+@pytest.mark.parametrize(("rows", "cols"), SHAPES)
+def test_orthogonal_matrices_are_fixed_points(rows, cols, degree):
+    _, _, orthogonal = singular_value_decomposition(rows, cols, np.ones(min(rows, cols)))
+    result = published_polynomial(degree).of_matrix(torch.tensor(orthogonal)[None])
+    np.testing.assert_allclose(result[0], orthogonal, rtol=0, atol=1e-13)
+
+
+def test_degree_1_scales():
+    matrix = torch.rand(2, 3, 4)
+    assert torch.equal(Polynomial((0.5,)).of_matrix(matrix), 0.5 * matrix)
+
+
+@pytest.mark.parametrize("degree", DEGREES[1:])
+@pytest.mark.parametrize(("rows", "cols"), [(3, 20), (20, 3)])
+def test_of_matrix_works_on_the_smaller_side(rows, cols, degree):
+    with FlopCounterMode(display=False) as counter:
+        published_polynomial(degree).of_matrix(torch.rand(1, rows, cols))
+    # The Gram matrix and the last product cost 2 * 3 * 3 * 20 each, the (degree - 3) / 2 products between 2 * 3^3.
+    assert counter.get_total_flops() == 2 * (2 * 3 * 3 * 20) + (degree - 3) // 2 * (2 * 3**3)
+
+
+# --- The fit
+
+
+@pytest.mark.parametrize("degree", CUTOFFS_AND_RANGES)
+def test_fit_lands_on_the_published_polynomials(degree):
+    fitted = fit_polynomial(CUTOFFS_AND_RANGES[degree][0], degree)
+    x = np.linspace(0, 1.1, 12_345)  # not the grid of the fit
+    assert np.abs(g(fitted.coefficients, x) - g(PUBLISHED[degree], x)).max() < 5e-3
+
+
+@pytest.mark.parametrize("fix_one", [True, False])
+@pytest.mark.parametrize(("interval", "weight_exponent"), [((0.0, 1.1), 4.0), ((0.2, 1.0), 0.0), ((0.0, 2.0), 1.0)])
+@pytest.mark.parametrize("degree", [1, 3, 5, 9])
+def test_fit_solves_the_normal_equations(degree, interval, weight_exponent, fix_one):
+    fitted = fit_polynomial(0.5, degree, interval, weight_exponent, fix_one, points=501)
+    x = np.linspace(*interval, 501)
+    basis = np.stack([x ** (2 * t + 1) for t in range((degree + 1) // 2)], axis=1)
+    weight, target = x**weight_exponent, np.minimum(x / 0.5, 1)
+    # Lagrange: B^T W B c + lambda 1 = B^T W f, 1^T c = 1.
+    left, right = basis.T * weight @ basis, basis.T * weight @ target
+    if fix_one:
+        ones = np.ones((len(left), 1))
+        left, right = np.block([[left, ones], [ones.T, np.zeros((1, 1))]]), np.append(right, 1)
+    expected = np.linalg.solve(left, right)[: basis.shape[1]]
+    # The normal equations square a condition number of up to 1e5, so that the reference is good to 1e-16 * 1e10.
+    np.testing.assert_allclose(g(fitted.coefficients, x), basis @ expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("degree", [1, 3, 9, 15])
+def test_fit_keeps_the_constraint_exactly(degree):
+    coefficients = fit_polynomial(0.3, degree).coefficients
+    # One rounding for each of the terms.
+    rounding = len(coefficients) * np.finfo(float).eps * sum(map(abs, coefficients))
+    assert math.fsum(coefficients) == pytest.approx(1, rel=0, abs=rounding)
+
+
+@pytest.mark.parametrize("fix_one", [True, False])
+def test_fit_recovers_a_polynomial_target(fix_one):
+    def target(x):
+        assert x.dtype == torch.float64
+        return 2 * x - 1.5 * x**3 + 0.5 * x**5
+
+    coefficients = fit_polynomial(target, 7, fix_one=fix_one).coefficients
+    np.testing.assert_allclose(coefficients, [2, -1.5, 0.5, 0], rtol=0, atol=1e-10)
+
+
+def test_fit_of_degree_1():
+    assert fit_polynomial(0.5, 1).coefficients == (1.0,)
+    # f = 3x - 1 on the points 0, 1/2, 1 with weight x: c = (1/2 * 1/2 * 1/2 + 1 * 1 * 2) / (1/2 * 1/4 + 1) = 17/9.
+    free = fit_polynomial(lambda x: 3 * x - 1, 1, (0.0, 1.0), weight_exponent=1, fix_one=False, points=3)
+    assert free.coefficients == pytest.approx((17 / 9,), rel=1e-14)
+
+
+def test_fit_takes_as_few_points_as_one_more_than_terms():
+    assert fit_polynomial(0.8, 3, points=3).degree == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"degree": 0}, "`degree` must be odd and positive, got 0"),
+        ({"degree": 4}, "`degree` must be odd and positive, got 4"),
+        ({"degree": -3}, "`degree` must be odd and positive, got -3"),
+        ({"interval": (0.5, 0.5)}, "`interval` must satisfy 0 <= lower < upper"),
+        ({"interval": (-0.1, 1.0)}, "`interval` must satisfy 0 <= lower < upper"),
+        ({"interval": (1.0, 0.0)}, "`interval` must satisfy 0 <= lower < upper"),
+        ({"weight_exponent": -1.0}, "`weight_exponent` must be at least 0, got -1"),
+        ({"points": 2}, "`points` must be more than 2 for degree 3, got 2"),
+        ({"target": 0.0}, r"`cutoff` must be in \(0, 1\], got 0"),
+        ({"target": 1.5}, r"`cutoff` must be in \(0, 1\], got 1.5"),
+        ({"target": math.nan}, r"`cutoff` must be in \(0, 1\], got nan"),
+    ],
+)
+def test_fit_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        fit_polynomial(**{"target": 0.8, "degree": 3, **arguments})
+
+
+def test_piecewise_linear():
+    x = torch.tensor([0.0, 0.1, 0.4, 0.7, 1.1])
+    assert piecewise_linear(0.4)(x).tolist() == pytest.approx([0, 0.25, 1, 1, 1])
+    assert torch.equal(piecewise_linear(1.0)(x), torch.tensor([0.0, 0.1, 0.4, 0.7, 1.0]))
