@@ -24,8 +24,6 @@ DEFAULTS = {
     "model": {
         "class_path": "GAN",
         "init_args": {
-            "generator": {"class_path": "ResNetGenerator"},
-            "discriminator": {"class_path": "ResNetDiscriminator"},
             "loss": {"class_path": "HingeLoss"},
             "generator_optimizer": ADAM,
             "discriminator_optimizer": ADAM,
@@ -167,9 +165,10 @@ def main(arguments: Optional[list[str]] = None) -> None:
 
 def _report(message: str, status: int) -> int:
     """Print an error as one line and return the exit status."""
-    noise = r"Does not validate against|Subtypes:|Errors:$|- Expected a <class 'NoneType'>|Given value type:"
-    lines = [line.strip() for line in message.splitlines()]
-    print("pcgan: error:", " ".join(line for line in lines if line and not re.match(noise, line)), file=sys.stderr)
+    # jsonargparse tells of every type that it tried, and repeats whole configurations.
+    noise = r"Does not validate|Subtypes:|Errors:$|Expected a <class 'NoneType'>|Given value type:|Given value: Namespace"
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    print("pcgan: error:", "; ".join(x for x in lines if x and not re.match(noise, x)), file=sys.stderr)
     return status
 
 

@@ -125,7 +125,7 @@ class AdaptivePreconditioning(Preconditioning):
     ) -> None:
         super().__init__(target, layers, normalize_rest)
         thresholds, degrees = tuple(thresholds), tuple(degrees)
-        if any(b <= a for a, b in zip((0.0, *thresholds), thresholds)):
+        if not all(a < b for a, b in zip((0.0, *thresholds), thresholds, strict=False)):
             raise ValueError(f"argument `thresholds` must be positive and strictly increasing, got {thresholds}")
         if len(degrees) != len(thresholds) + 1:
             raise ValueError(

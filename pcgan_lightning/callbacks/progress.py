@@ -12,12 +12,17 @@ from pcgan_lightning.callbacks._targets import completed_iterations
 from pcgan_lightning.callbacks.spectrum import SpectrumLogger
 
 
-class GANProgressBar(ProgressBar):
-    r"""One bar over the whole run, in iterations: both losses, the largest modified condition number, iterations/s.
+# Short names, so that all fits a line of 80 characters.
+LABELS = {"loss/discriminator": "D", "loss/generator": "G", "condition/max": "κ"}
 
-    The condition number is the latest ``condition/max`` of a ``SpectrumLogger``, where the trainer has one. Whatever
-    the module logs with ``prog_bar=True`` is shown; everything is read only when the bar is drawn, so that an
-    accelerator is not made to wait in between.
+
+class GANProgressBar(ProgressBar):
+    r"""One bar over the whole run, in iterations.
+
+    It shows iterations/s, the losses of both players (D, G) and the largest modified condition number (κ), the latest
+    ``condition/max`` of a ``SpectrumLogger``, where the trainer has one. Whatever else the module logs with
+    ``prog_bar=True`` is shown too. Everything is read only when the bar is drawn, so that an accelerator is not made
+    to wait in between.
 
     Args:
         refresh_every_n_steps: iterations between redraws, at least 1.
@@ -44,9 +49,8 @@ class GANProgressBar(ProgressBar):
         if not self._enabled:
             return
         self._progress = Progress(
-            TextColumn("iteration"),
             MofNCompleteColumn(),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=16),
             _IterationsPerSecond(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[metrics]}"),
@@ -85,7 +89,7 @@ class GANProgressBar(ProgressBar):
             self._progress.update(
                 self._task,
                 completed=completed_iterations(trainer),
-                metrics="  ".join(f"{k} {_brief(v)}" for k, v in metrics.items()),
+                metrics=" ".join(f"{LABELS.get(k, k)} {_brief(v)}" for k, v in metrics.items()),
             )
 
     def _close(self) -> None:

@@ -57,7 +57,7 @@ def singular_values(
     )
     for name, pc_layer in pc_layers.items():
         estimate = pc_layer.spectral_norm(pc_layer.matrices(original_weight(layers[name])))
-        values[name] = values[name] / estimate.to(values[name].dtype)
+        values[name] = values[name] / estimate.abs().to(values[name].dtype)
         if after_polynomial:
             # Claim 3.2: the singular values of g(A) are |g(sigma)|, so that one SVD serves both.
             values[name] = pc_layer.polynomial(values[name]).abs().sort(descending=True).values

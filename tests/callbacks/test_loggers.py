@@ -1,0 +1,229 @@
+"""SpectrumLogger, SampleGridLogger and the progress bar, on real loggers of all kinds."""
+
+import csv
+import struct
+
+import lightning.pytorch
+import numpy as np
+import pytest
+import pytorch_lightning
+import torch
+import wandb
+from foreign_modules import image_loader, make_classifier, make_two_player_gan
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+from PIL import Image
+from wandb.proto.wandb_internal_pb2 import Record
+
+from pcgan_lightning.callbacks import (
+    AdaptivePreconditioning,
+    FixedPreconditioning,
+    GANProgressBar,
+    SampleGridLogger,
+    SpectrumLogger,
+)
+from pcgan_lightning.callbacks.spectrum import summarize_conditions
+from pcgan_lightning.data import ImageDataModule
+from pcgan_lightning.modules import GAN
+from pcgan_lightning.networks import CNNDiscriminator, CNNGenerator
+
+
+def tiny_gan():
+    return GAN(CNNGenerator(channels=1, latent_dim=4, width=1), CNNDiscriminator(channels=1, width=1))
+
+
+def data():
+    return ImageDataModule(source="digits", channels=1, batch_size=8, max_images=64, seed=0)
+
+
+def fit(tmp_path, module, callbacks, pl=lightning.pytorch, **kwargs):
+    defaults = {
+        "accelerator": "cpu",
+        "max_steps": 6,
+        "default_root_dir": tmp_path,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "log_every_n_steps": 1,
+        "logger": False,
+    }
+    loader = {"datamodule": data()} if isinstance(module, GAN) else {"train_dataloaders": image_loader()}
+    trainer = pl.Trainer(**defaults | kwargs, callbacks=callbacks)
+    trainer.fit(module, **loader)
+    return trainer
+
+
+def all_callbacks():
+    return [
+        AdaptivePreconditioning(thresholds=(1e-3,), degrees=(1, 3), every_n_steps=2),
+        SpectrumLogger(every_n_steps=4, k=2),
+        SampleGridLogger(every_n_steps=4, count=5),
+    ]
+
+
+def test_series_are_the_exact_spectrum(tmp_path):
+    module = tiny_gan()
+    spectrum = SpectrumLogger(every_n_steps=4, k=3)
+    seen = {}
+
+    class Reference(lightning.pytorch.Callback):
+        """The effective matrix of one layer by numpy, when SpectrumLogger has just measured."""
+
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            if trainer.global_step == 4:
+                weight = pl_module.discriminator.convolutions[2].weight
+                seen["after"] = np.linalg.svd(weight.detach().flatten(1).double().numpy(), compute_uv=False)
+                original = pl_module.discriminator.convolutions[2].parametrizations.weight.original
+                seen["raw"] = np.linalg.svd(original.detach().flatten(1).double().numpy(), compute_uv=False)
+
+    fit(tmp_path, module, [FixedPreconditioning(degree=5), spectrum, Reference()])
+    assert spectrum.series["iteration"] == [0, 4]  # the last measurement, at 6, is drawn but not remembered
+    entry = spectrum.series["layers"]["convolutions.2"]
+    # Weights are float32; singular values carry their rounding.
+    np.testing.assert_allclose(entry["largest"][1], seen["after"][:3][: len(entry["largest"][1])], rtol=2e-6)
+    np.testing.assert_allclose(entry["smallest"][1], seen["after"][::-1][:3], rtol=1e-5)
+    for key, values in (("after", seen["after"]), ("before", seen["raw"])):
+        np.testing.assert_allclose(entry[key][1], values[0] / values[-1:].mean(), rtol=1e-5)
+
+
+def test_summary_over_layers():
+    assert summarize_conditions([2.0, 7.0, 3.0]) == {"max": 7.0, "second_max": 3.0, "mean": 4.0}
+    assert summarize_conditions([2.0]) == {"max": 2.0, "second_max": 2.0, "mean": 2.0}
+
+
+def test_csv_gets_numbers_and_the_folder_gets_pictures(tmp_path):
+    fit(tmp_path, tiny_gan(), all_callbacks(), logger=CSVLogger(tmp_path, name="run", version=""))
+    folder = tmp_path / "run"
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    measured = [row for row in rows if row["condition/max"]]
+    assert [int(row["step"]) for row in measured] == [0, 4, 6]
+    for row in measured:
+        after = [float(v) for k, v in row.items() if k.endswith("/after")]
+        assert float(row["condition/max"]) == max(after)
+        assert float(row["condition/mean"]) == pytest.approx(sum(after) / len(after))
+        # Degree 1 or 3 and SN: the largest effective value is about 1.
+        assert float(row["singular_value/convolutions.3/largest_1"]) == pytest.approx(1, abs=0.1)
+    assert [int(row["step"]) for row in rows if row["degree/convolutions.0"]] == [0, 2, 4, 6]
+    assert [int(row["step"]) for row in rows if row["loss/generator"]] == [1, 2, 3, 4, 5, 6]
+    pictures = {p.relative_to(folder).as_posix() for p in folder.rglob("*.png")}
+    grids = {f"samples/iteration_{n:07d}.png" for n in (0, 4, 6)}
+    assert pictures == grids | {"spectra/singular_values.png", "spectra/condition_numbers.png"}
+    for path in folder.rglob("spectra/*.png"):
+        pixels = np.asarray(Image.open(path))
+        assert pixels.std() > 5, "an empty picture"
+
+
+def test_sample_grid_shows_the_generator(tmp_path):
+    gan = tiny_gan()
+    fit(tmp_path, gan, [SampleGridLogger(every_n_steps=100, count=4)], logger=False)
+    grid = np.asarray(Image.open(tmp_path / "samples" / "iteration_0000006.png").convert("L"))
+    images = gan.sample_images(gan.fixed_latents(4))
+    expected = ((images[3, 0] + 1) * 127.5).round().byte().numpy()
+    # 2x2 grid with 2 pixels of padding, enlarged twice to 64 pixels an image.
+    np.testing.assert_array_equal(grid[2 * 36 : 2 * 68 : 2, 2 * 36 : 2 * 68 : 2], expected)
+
+
+def test_tensorboard_gets_scalars_images_and_tables(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    fit(tmp_path, tiny_gan(), all_callbacks(), logger=TensorBoardLogger(tmp_path, name="run", version=""))
+    events = EventAccumulator(str(tmp_path / "run"), size_guidance={"images": 0, "scalars": 0, "tensors": 0})
+    events.Reload()
+    assert [e.step for e in events.Scalars("condition/max")] == [0, 4, 6]
+    assert [e.step for e in events.Scalars("loss/discriminator")] == [1, 2, 3, 4, 5, 6]
+    assert [e.step for e in events.Images("samples")] == [0, 4, 6]
+    assert {"spectra/singular_values", "spectra/condition_numbers"} <= set(events.Tags()["images"])
+    table = events.Tensors("spectra/layers/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "| layer | degree | sigma_max" in table
+    assert "| convolutions.3 |" in table
+
+
+def wandb_records(path):
+    """Read an offline run: a 7-byte file header, then records in the log format of LevelDB (blocks of 32 KiB)."""
+    raw, position, parts = path.read_bytes(), 7, b""
+    while position < len(raw):
+        left = 32768 - position % 32768
+        if left < 7:  # too short for a header: padding
+            position += left
+            continue
+        _, length, kind = struct.unpack("<IHB", raw[position : position + 7])
+        parts += raw[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # full, or the last of several
+            record = Record()
+            record.ParseFromString(parts)
+            yield record
+            parts = b""
+
+
+def test_wandb_offline_gets_series_tables_and_images(tmp_path):
+    logger = WandbLogger(save_dir=tmp_path, offline=True, project="test")
+    fit(tmp_path, tiny_gan(), all_callbacks(), logger=logger)
+    wandb.finish()
+    (path,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    history = [
+        {i.key or "/".join(i.nested_key): i.value_json for i in record.history.item}
+        for record in wandb_records(path)
+        if record.WhichOneof("record_type") == "history"
+    ]
+    steps = {key: [int(row["trainer/global_step"]) for row in history if key in row] for row in history for key in row}
+    assert steps["condition/max"] == [0, 4, 6]
+    assert steps["degree/convolutions.0"] == [0, 2, 4, 6]
+    assert steps["samples/_type"] == [0, 4, 6]
+    assert steps["spectra/layers/_type"] == [0, 4, 6]
+    assert steps["spectra/singular_values/_type"] == [6]
+    run_folder = path.parent
+    assert len(list(run_folder.rglob("media/images/samples_*.png"))) == 3
+    assert list(run_folder.rglob("media/table/spectra/layers*.json"))
+
+
+@pytest.mark.parametrize("pl", [lightning.pytorch, pytorch_lightning], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(("make", "target"), [(make_two_player_gan, "discriminator"), (make_classifier, "backbone")])
+def test_spectrum_logger_on_modules_of_others(tmp_path, pl, make, target):
+    """Plain layers, any optimizer count, either package; logging must not change the training."""
+    spectrum = SpectrumLogger(every_n_steps=2, target=target)
+    torch.manual_seed(0)
+    module = make(pl)()
+    logger = pl.loggers.CSVLogger(tmp_path, name="run", version="")
+    fit(tmp_path, module, [spectrum], pl=pl, max_steps=-1, max_epochs=1, logger=logger)
+    torch.manual_seed(0)
+    unwatched = make(pl)()
+    fit(tmp_path, unwatched, [], pl=pl, max_steps=-1, max_epochs=1)
+    assert spectrum.series["iteration"] == [0, 2, 4]
+    assert (tmp_path / "run" / "spectra" / "condition_numbers.png").exists()
+    for a, b in zip(module.parameters(), unwatched.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_progress_bar_shows_losses_condition_and_speed(tmp_path, capsys):
+    bar = GANProgressBar(refresh_every_n_steps=2)
+    shown = []
+
+    class Look(lightning.pytorch.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            shown.append(bar.get_metrics(trainer, pl_module))
+
+    fit(tmp_path, tiny_gan(), [SpectrumLogger(), bar, Look()], enable_progress_bar=True)
+    assert shown[-1].keys() == {"loss/discriminator", "loss/generator", "condition/max"}
+    printed = capsys.readouterr().out
+    assert "6/6" in printed
+    assert "it/s" in printed
+
+
+def test_sample_grid_needs_a_module_that_samples(tmp_path):
+    with pytest.raises(TypeError, match="SampleGridLogger needs a module with .* got Classifier"):
+        fit(tmp_path, make_classifier(lightning.pytorch)(), [SampleGridLogger()])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SpectrumLogger(every_n_steps=0), "`every_n_steps` must be at least 1, got 0"),
+        (lambda: SpectrumLogger(k=0), "`k` must be at least 1, got 0"),
+        (lambda: SampleGridLogger(count=0), "`count` must be at least 1, got 0"),
+        (lambda: GANProgressBar(refresh_every_n_steps=0), "`refresh_every_n_steps` must be at least 1, got 0"),
+    ],
+)
+def test_arguments_out_of_range(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,206 @@
+"""FPC and APC on LightningModules of others, and the rule by which APC chooses."""
+
+import copy
+
+import lightning.pytorch
+import pytest
+import pytorch_lightning
+import torch
+from foreign_modules import image_loader, make_classifier, make_two_player_gan
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from pcgan_lightning.callbacks import AdaptivePreconditioning, FixedPreconditioning
+from pcgan_lightning.spectra import (
+    PUBLISHED_POLYNOMIALS,
+    Polynomial,
+    modified_condition_number,
+    power_iteration,
+    precondition,
+    preconditioners,
+)
+
+BOTH_NAMES = pytest.mark.parametrize("pl", [lightning.pytorch, pytorch_lightning], ids=lambda m: m.__name__)
+
+
+def fit(pl, module, tmp_path, callbacks=(), max_epochs=2, **kwargs):
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=max_epochs,
+        callbacks=list(callbacks),
+        default_root_dir=tmp_path,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, image_loader(), **kwargs)
+    return trainer
+
+
+CASES = {
+    "two players": (make_two_player_gan, "discriminator"),
+    "classifier": (make_classifier, "backbone"),
+    "function": (make_classifier, lambda module: module.backbone),
+}
+
+
+@BOTH_NAMES
+@pytest.mark.parametrize("case", CASES)
+def test_nothing_changes_but_the_effective_weights(tmp_path, pl, case):
+    """A run with the callback equals a run of the same module on which `precondition` was called by hand."""
+    make, target = CASES[case]
+    by_hand = make(pl)()
+    module = copy.deepcopy(by_hand)
+    own = dict(module.named_parameters())
+    network = target(module) if callable(target) else module.get_submodule(target)
+    effective_before = {n: m.weight for n, m in network.named_modules() if hasattr(m, "weight")}
+
+    # Thresholds that no condition number reaches: every layer has degree 5 from the first measurement on.
+    callback = AdaptivePreconditioning(thresholds=(1e-3,), degrees=(1, 5), every_n_steps=3, target=target)
+    trainer = fit(pl, module, tmp_path, [callback])
+
+    owned = [p for o in trainer.optimizers for g in o.param_groups for p in g["params"]]
+    assert {id(p) for p in owned} == {id(p) for p in own.values()} == {id(p) for p in module.parameters()}
+    for name, weight in effective_before.items():
+        assert not torch.equal(network.get_submodule(name).weight, weight)
+    touched = {id(m) for m in module.modules() if is_parametrized(m)}
+    assert touched == {id(m) for n, m in network.named_modules() if n in effective_before}
+
+    precondition(target(by_hand) if callable(target) else by_hand.get_submodule(target), degree=5)
+    fit(pl, by_hand, tmp_path)
+    for (name, a), (_, b) in zip(module.state_dict().items(), by_hand.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+
+
+@BOTH_NAMES
+def test_fixed_preconditioning_of_foreign_gan_resumes(tmp_path, pl):
+    module = make_two_player_gan(pl)()
+    start = copy.deepcopy(module)
+    whole = fit(pl, module, tmp_path, [FixedPreconditioning(degree=3)], max_epochs=4)
+    assert whole.global_step == 4 * 4 * 2  # Lightning counts both players in modules of others
+    half = copy.deepcopy(start)
+    fit(pl, half, tmp_path, [FixedPreconditioning(degree=3)], max_epochs=2).save_checkpoint(tmp_path / "x.ckpt")
+    resumed = copy.deepcopy(start)
+    fit(pl, resumed, tmp_path, [FixedPreconditioning(degree=3)], max_epochs=4, ckpt_path=tmp_path / "x.ckpt")
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("mean", "degree"),
+    [(1.0, 1), (5.0, 1), (5.1, 3), (10.0, 3), (15.0, 5), (20.0, 5), (30.0, 7), (30.001, 9), (float("inf"), 9)],
+)
+def test_rule_of_the_authors(mean, degree):
+    assert AdaptivePreconditioning().choose(mean) == PUBLISHED_POLYNOMIALS[degree]
+
+
+class Conditions(nn.Module):
+    """A 2x2 linear layer whose condition number is set from outside."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+
+class Scripted(lightning.pytorch.LightningModule):
+    """Shows a layer of condition `conditions[i]` at iteration i."""
+
+    def __init__(self, conditions):
+        super().__init__()
+        self.discriminator = Conditions()
+        self.conditions = conditions
+        self.automatic_optimization = False
+
+    def set_condition(self, condition):
+        with torch.no_grad():
+            layer = self.discriminator.layer
+            weight = layer.parametrizations.weight.original if hasattr(layer, "parametrizations") else layer.weight
+            weight.copy_(torch.diag(torch.tensor([1.0, 1.0 / condition])))
+        power_iteration(self.discriminator, 20)
+
+    def on_fit_start(self):
+        self.set_condition(self.conditions[0])
+
+    def training_step(self, batch, batch_idx):
+        self.set_condition(self.conditions[1 + self.trainer.fit_loop.total_batch_idx])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def test_degree_follows_the_mean_of_the_history(tmp_path):
+    conditions = [2.0, 99.0, 12.0, 99.0, 40.0, 99.0, 2.0, 99.0, 2.0]
+    degrees, histories = [], []
+
+    class Watch(lightning.pytorch.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            degrees.append(preconditioners(pl_module.discriminator)["layer"].polynomial.degree)
+            histories.append(list(apc.measurements["layer"]))
+
+    apc = AdaptivePreconditioning(every_n_steps=2, history=3, layers="all")
+    fit(lightning.pytorch, Scripted(conditions), tmp_path, [apc, Watch()])
+    # Measured at 0, 2, 4, 6, 8: 2, 12, 40, 2, 2; means over the last three: 2, 7, 18, 18, 14.67.
+    assert degrees == [1, 3, 3, 5, 5, 5, 5, 5]
+    torch.testing.assert_close(histories[-1], [40.0, 2.0, 2.0], rtol=1e-6, atol=0)
+
+
+def test_measures_before_the_polynomial(tmp_path):
+    """Were it measured after, a strong polynomial would hide the condition that asks for it."""
+    apc = AdaptivePreconditioning(every_n_steps=1, history=1, layers="all", thresholds=(1.5,), degrees=(1, 9))
+    module = Scripted([3.0] * 9)  # after degree 9, a condition of 3 becomes about 1.1
+    fit(lightning.pytorch, module, tmp_path, [apc])
+    assert preconditioners(module.discriminator)["layer"].polynomial.degree == 9
+    assert modified_condition_number(module.discriminator)["layer"] < 1.5
+
+
+def test_test_after_fit_keeps_degrees(tmp_path):
+    module = make_two_player_gan(lightning.pytorch)()
+    module.test_step = lambda batch, batch_idx: None
+    apc = AdaptivePreconditioning(thresholds=(1e-3,), degrees=(1, 7))
+    trainer = fit(lightning.pytorch, module, tmp_path, [apc])
+    trainer.test(module, image_loader(), verbose=False)
+    assert [p.polynomial.degree for p in preconditioners(module.discriminator).values()] == [7, 7, 1]
+
+
+def test_polynomials_of_ones_own(tmp_path):
+    module = make_two_player_gan(lightning.pytorch)()
+    cubic = Polynomial((1.2, -0.2))
+    fit(lightning.pytorch, module, tmp_path, [FixedPreconditioning(degree=cubic, layers=["0"], normalize_rest=False)])
+    assert {n: p.polynomial for n, p in preconditioners(module.discriminator).items()} == {"0": cubic}
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"thresholds": (5, 5), "degrees": (1, 3, 5)}, r"`thresholds` must be positive and strictly increasing, got \(5, 5\)"),
+        ({"thresholds": (0, 5), "degrees": (1, 3, 5)}, r"`thresholds` must be positive .*got \(0, 5\)"),
+        ({"thresholds": (5, float("nan")), "degrees": (1, 3, 5)}, r"`thresholds` must be"),
+        ({"thresholds": (5, 10, 20)}, r"`degrees` must be one more than the 3 thresholds .* got 5"),
+        ({"degrees": (1, 2, 3, 5, 7)}, r"`degree` must be one of \(1, 3, 5, 7, 9\).*got 2"),
+        ({"history": 0}, r"`history` must be at least 1, got 0"),
+        ({"every_n_steps": 0}, r"`every_n_steps` must be at least 1, got 0"),
+    ],
+)
+def test_arguments_out_of_range(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        AdaptivePreconditioning(**kwargs)
+
+
+def test_unknown_degree():
+    with pytest.raises(ValueError, match=r"argument `degree` must be one of \(1, 3, 5, 7, 9\) or a Polynomial, got 4"):
+        FixedPreconditioning(degree=4)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("critic", r"`target` must name a submodule of TwoPlayerGAN \(it has \['generator', 'discriminator'\]\), got 'critic'"),
+        ("discriminator.1", r"`target` must hold a Linear, Conv or ConvTranspose layer, got 'discriminator.1'"),
+        (lambda module: None, r"`target` must name a submodule"),
+    ],
+)
+@pytest.mark.parametrize("callback", [FixedPreconditioning, AdaptivePreconditioning])
+def test_wrong_target(tmp_path, callback, target, message):
+    with pytest.raises(ValueError, match=message):
+        fit(lightning.pytorch, make_two_player_gan(lightning.pytorch)(), tmp_path, [callback(target=target)])
