@@ -66,6 +66,8 @@ class PCGANCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle the run folder, and refuse one that is taken, before anything is built."""
         config = self.config[self.subcommand]
+        # The saved configuration is what was asked for, so that it serves for another run folder as well.
+        self.save_config_kwargs = {"requested": config.clone()}
         folder, checkpoint = Path(config.run_dir), config.get("ckpt_path")
         if checkpoint == "last":
             config.ckpt_path = checkpoint = str(last_checkpoint(folder))
@@ -98,7 +100,16 @@ class PCGANCLI(LightningCLI):
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Save the resolved configuration in the run folder and hand it to the loggers; a continued run keeps both."""
+    """Save the resolved configuration in the run folder and hand it to the loggers; a continued run keeps both.
+
+    Args:
+        parser: the parser of the subcommand.
+        config: the configuration with all loggers and folders in place; not saved.
+        requested: the configuration as it was asked for.
+    """
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, requested: Namespace) -> None:
+        super().__init__(parser, requested)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save before training; evaluations save nothing."""

@@ -1,4 +1,5 @@
 import io
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    # Newer versions of `datasets` wait so many seconds after closing a stream, for a fault of pyarrow at exit.
+    # Newer versions of `datasets` wait some seconds after closing a stream, for a fault of pyarrow at exit.
     monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0, raising=False)
     datasets.disable_progress_bars()
     yield
@@ -41,6 +42,11 @@ def encode(image, format="PNG", **options):
     return {"bytes": file.getvalue(), "path": None}
 
 
+def own_threads():
+    """How many threads `map_ahead` has running."""
+    return sum(thread.name.startswith("map_ahead") for thread in threading.enumerate())
+
+
 def dataset(images, column="img", **labels):
     features = {column: datasets.Image(), **{name: datasets.Value("int64") for name in labels}}
     return datasets.Dataset.from_dict({column: images, **labels}, features=datasets.Features(features))
@@ -55,7 +61,7 @@ def stream(images, num_shards=1):
 @pytest.fixture
 def make():
     """Helpers, for test files cannot import one another."""
-    helpers = (numbered, numbers, all_numbers, encode, dataset, stream)
+    helpers = (numbered, numbers, all_numbers, encode, own_threads, dataset, stream)
     return SimpleNamespace(**{helper.__name__: helper for helper in helpers})
 
 

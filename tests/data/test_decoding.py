@@ -10,10 +10,6 @@ import torch
 from pcgan_lightning.data.decoding import color_channels, decode_dataset, decode_images, map_ahead, open_image
 
 
-def own_threads():
-    return sum(thread.name.startswith("map_ahead") for thread in threading.enumerate())
-
-
 def noise(height, width, channels=3):
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)
     return PIL.Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
@@ -55,7 +51,9 @@ def test_other_sizes_are_resized_by_the_shorter_side_and_cropped_in_the_centre(m
 
 
 def test_shape_is_channels_height_width(make):
-    assert decode_images([make.encode(noise(9, 7))] * 2, (1, 8, 6)).shape == (2, 1, 8, 6)
+    image = noise(8, 6)
+    assert torch.equal(decode_images([make.encode(image)], (3, 8, 6))[0], channels_first(image))
+    assert decode_images([make.encode(image)] * 2, (1, 9, 7)).shape == (2, 1, 9, 7)
 
 
 def test_stray_images_are_converted(make):
@@ -139,13 +137,25 @@ class TestMapAhead:
         results.close()
         assert 10 <= len(read) <= 15
 
-    def test_close_waits_for_its_threads(self):
-        before = own_threads()
+    def test_reads_on_while_all_workers_work(self):
+        ahead = threading.Event()
+
+        def items():
+            yield 0
+            yield 1
+            ahead.set()
+            yield 2
+
+        results = map_ahead(lambda number: ahead.wait(timeout=10), items(), workers=1)
+        assert list(results) == [True, True, True]
+
+    def test_close_waits_for_its_threads(self, make):
+        before = make.own_threads()
         results = map_ahead(lambda number: time.sleep(0.01), iter(range(100)), workers=3)
         next(results)
-        assert own_threads() > before
+        assert make.own_threads() > before
         results.close()
-        assert own_threads() == before
+        assert make.own_threads() == before
 
     @pytest.mark.parametrize("where", ["reading", "working"])
     def test_errors_come_through(self, where):

@@ -6,12 +6,14 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from datasets.exceptions import DatasetGenerationError
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 from sklearn.datasets import load_digits
 
 from pcgan_lightning.data import ImageDataModule, MemoryLoader, StreamingLoader
+from pcgan_lightning.data.sources import undecoded_images
 
 CIFAR10 = Path(os.environ.get("PCGAN_CIFAR10", Path(__file__).parents[3] / "shared" / "data" / "cifar10"))
 
@@ -133,18 +135,26 @@ class TestSources:
 
     def test_streams_that_come_decoding_are_stopped_from_it(self, make, monkeypatch):
         """`load_dataset` makes such streams of image folders on the hub."""
-        images = [make.encode(make.numbered(number)) for number in range(4)]
+        images = [make.encode(make.numbered(number), "JPEG", quality=95) for number in (0, 100, 200)]
         stream = make.dataset(images).to_iterable_dataset().decode(num_threads=2)
+        undecoded = [example["img"]["bytes"] for example in undecoded_images(stream, None, "a test")]
+        assert undecoded == [image["bytes"] for image in images]
         monkeypatch.setattr(datasets, "load_dataset", lambda **_: stream)
-        module = ImageDataModule("someone/somewhere", image_size=4, batch_size=4, streaming=True)
-        assert sorted(make.numbers(next(iter(loader_of(module))))) == [0, 1, 2, 3]
+        module = ImageDataModule("someone/somewhere", image_size=4, batch_size=3, streaming=True)
+        seen = sorted(make.numbers(next(iter(loader_of(module)))))
         module.teardown("fit")
+        assert np.allclose(seen, [0, 100, 200], rtol=0, atol=3)  # what JPEG changes in a flat colour
 
-    def test_hub_gets_the_name_the_configuration_and_the_split(self, make, monkeypatch):
-        asked, images = {}, make.dataset([make.encode(make.numbered(number)) for number in range(4)])
-        monkeypatch.setattr(datasets, "load_dataset", lambda **kwargs: asked.update(kwargs) or images)
-        ImageDataModule("someone/somewhere", name="small", split="extra", batch_size=4).setup("fit")
-        assert asked == {"path": "someone/somewhere", "name": "small", "split": "extra", "streaming": False}
+    @pytest.mark.parametrize("streaming", [False, True])
+    def test_hub_is_asked_for_what_was_said(self, make, monkeypatch, streaming):
+        asked, images = [], make.dataset([make.encode(make.numbered(number)) for number in range(4)])
+        monkeypatch.setattr(datasets, "load_dataset", lambda **kwargs: asked.append(kwargs) or images)
+        settings = {"name": "small", "split": "extra", "validation_split": "test"}
+        ImageDataModule("someone/somewhere", streaming=streaming, **settings).prepare_data()
+        assert len(asked) == (0 if streaming else 2)  # nothing to download for a stream
+        ImageDataModule("someone/somewhere", streaming=streaming, **settings).setup("fit")
+        expected = {"path": "someone/somewhere", "name": "small", "streaming": streaming}
+        assert asked[-2:] == [{**expected, "split": "extra"}, {**expected, "split": "test"}]
 
     @pytest.mark.parametrize("streaming", [None, True])
     def test_max_images_takes_the_first_of_each_split(self, make, parquet_folder, streaming):
@@ -236,10 +246,27 @@ class TestLoaderFollowsTheTrainer:
     def test_images_go_to_the_device_of_the_strategy(self):
         meta = SimpleNamespace(root_device=torch.device("meta"), broadcast=lambda seed: seed)
         module = ImageDataModule(validation_split="test", image_size=8)
-        assert loader_of(module, fake_trainer(strategy=meta)).images.device.type == "meta"
-        assert module.val_dataloader().images.device.type == "meta"
-        stream = loader_of(ImageDataModule(image_size=8, streaming=True), fake_trainer(strategy=meta))
-        assert stream.device.type == "meta"
+        assert next(iter(loader_of(module, fake_trainer(strategy=meta)))).device.type == "meta"
+        assert next(iter(module.val_dataloader())).device.type == "meta"
+        module = ImageDataModule(image_size=8, streaming=True)
+        assert next(iter(loader_of(module, fake_trainer(strategy=meta)))).device.type == "meta"
+        module.teardown("fit")
+
+    def test_no_threads_are_left_behind(self, make):
+        module, before = ImageDataModule(image_size=8, streaming=True), make.own_threads()
+        next(iter(loader_of(module)))
+        running = make.own_threads()
+        next(iter(module.train_dataloader()))
+        assert make.own_threads() == running > before
+        module.teardown("fit")
+        assert make.own_threads() == before
+
+    def test_a_state_reaches_a_loader_that_is_already_there(self):
+        """As with FSDP, which restores after the model is set up, when a scheduler has asked for the loader."""
+        module = ImageDataModule(image_size=8)
+        loader = loader_of(module)
+        module.load_state_dict({"position": 3, "seed": 9})
+        assert loader.state_dict() == module.state_dict() == {"position": 3, "seed": 9}
 
     def test_the_seed_is_torchs_and_that_of_the_first_process(self):
         seed_everything(123, verbose=False)
@@ -334,14 +361,19 @@ class TestErrors:
         with pytest.raises(ValueError, match="`source` must be 'digits', an existing parquet file or folder"):
             ImageDataModule(str(tmp_path / "image.png")).setup("fit")
 
-    @pytest.mark.parametrize("content", ["nothing", "broken.parquet"])
-    def test_folder_that_does_not_open(self, tmp_path, content):
-        folder = tmp_path / "folder"
-        folder.mkdir()
-        if content != "nothing":
-            (folder / content).write_bytes(b"no parquet")
-        with pytest.raises(ValueError, match=r"`source` must be a dataset that opens; got '.*er'") as caught:
-            ImageDataModule(str(folder)).setup("fit")
+    def test_empty_folder(self, tmp_path):
+        with pytest.raises(
+            ValueError, match=r"`source` must be a dataset that opens; got '.*', split 'train'"
+        ):
+            ImageDataModule(str(tmp_path)).setup("fit")
+
+    def test_broken_file_gives_the_reason_rather_than_where_it_was_met(self, parquet_folder):
+        file = parquet_folder / "train.parquet"
+        file.write_bytes(b"PAR1" + bytes(100) + file.read_bytes()[104:])
+        with pytest.raises(ValueError, match="`source` must be a dataset that opens; got ") as caught:
+            ImageDataModule(str(file)).setup("fit")
+        assert type(caught.value.__cause__) is DatasetGenerationError
+        assert "DatasetGenerationError" not in str(caught.value)
         assert "\n" not in str(caught.value)
 
     @pytest.mark.parametrize("streaming", [None, True])
@@ -350,8 +382,15 @@ class TestErrors:
             ValueError, match="`source` must be a dataset that opens; got 'no/body'"
         ) as caught:
             ImageDataModule("no/body", streaming=streaming).setup("fit")
-        assert "\n" not in str(caught.value)
         assert caught.value.__cause__ is not None
+
+    def test_reason_of_several_lines_takes_one(self, monkeypatch):
+        def load_dataset(**_):
+            raise ConnectionError("No route\n  to host")
+
+        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+        with pytest.raises(ValueError, match="which failed with ConnectionError: No route to host$"):
+            ImageDataModule("no/body").setup("fit")
 
     def test_too_few_images_for_an_iteration(self):
         trainer = fake_trainer(lightning_module=SimpleNamespace(discriminator_steps=4))

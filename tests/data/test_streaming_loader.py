@@ -1,14 +1,9 @@
-import threading
 from itertools import islice
 
 import pytest
 import torch
 
 from pcgan_lightning.data import StreamingLoader
-
-
-def own_threads():
-    return sum(thread.name.startswith("map_ahead") for thread in threading.enumerate())
 
 
 @pytest.fixture
@@ -100,10 +95,10 @@ def test_processes_together_see_what_one_sees(encoded, loader_of):
 
 def test_iter_alone_takes_nothing_and_starts_no_thread(make, encoded, loader_of):
     loader, other = loader_of(encoded), loader_of(encoded)
-    before = own_threads()
+    before = make.own_threads()
     iter(loader)
     iter(loader)
-    assert own_threads() == before
+    assert make.own_threads() == before
     assert loader.position == 0
     assert make.numbers(next(iter(loader))) == make.numbers(next(iter(other)))
 
@@ -143,16 +138,16 @@ def test_a_process_decodes_its_own_images_only(make, encoded, loader_of):
 
 
 def test_close_stops_the_threads_and_keeps_the_place(make, encoded, loader_of):
-    before = own_threads()
+    before = make.own_threads()
     loader, other = loader_of(encoded), loader_of(encoded)
     batches, others = endless(loader), endless(other)
     next(batches), next(others)
-    assert own_threads() > before
+    assert make.own_threads() > before
     loader.close()
     assert make.numbers(next(batches)) == make.numbers(next(others))
     loader.close()
     other.close()
-    assert own_threads() == before
+    assert make.own_threads() == before
 
 
 def test_an_empty_stream_is_refused(encoded, loader_of):

@@ -172,7 +172,7 @@ def test_degree_1_scales():
 def test_of_matrix_works_on_the_smaller_side(rows, cols, degree):
     with FlopCounterMode(display=False) as counter:
         published_polynomial(degree).of_matrix(torch.rand(1, rows, cols))
-    # The Gram matrix and the last product cost 2 * 3 * 3 * 20 each, the (degree - 3) / 2 products between 2 * 3^3.
+    # The Gram matrix and the last product cost 2 * 3 * 3 * 20 each, the (degree - 3) / 2 between 2 * 3^3.
     assert counter.get_total_flops() == 2 * (2 * 3 * 3 * 20) + (degree - 3) // 2 * (2 * 3**3)
 
 
@@ -202,7 +202,7 @@ def test_fit_solves_the_normal_equations(degree, interval, weight_exponent, fix_
         ones = np.ones((len(left), 1))
         left, right = np.block([[left, ones], [ones.T, np.zeros((1, 1))]]), np.append(right, 1)
     expected = np.linalg.solve(left, right)[: basis.shape[1]]
-    # The normal equations square a condition number of up to 1e5, so that the reference is good to 1e-16 * 1e10.
+    # The normal equations square a condition number of up to 1e5: the reference is good to 1e-16 * 1e10.
     np.testing.assert_allclose(g(fitted.coefficients, x), basis @ expected, rtol=0, atol=1e-6)
 
 
@@ -226,7 +226,7 @@ def test_fit_recovers_a_polynomial_target(fix_one):
 
 def test_fit_of_degree_1():
     assert fit_polynomial(0.5, 1).coefficients == (1.0,)
-    # f = 3x - 1 on the points 0, 1/2, 1 with weight x: c = (1/2 * 1/2 * 1/2 + 1 * 1 * 2) / (1/2 * 1/4 + 1) = 17/9.
+    # f = 3x - 1 at 0, 1/2, 1 with weight x: c = sum x^2 f / sum x^3 = (1/4 * 1/2 + 2) / (1/8 + 1) = 17/9.
     free = fit_polynomial(lambda x: 3 * x - 1, 1, (0.0, 1.0), weight_exponent=1, fix_one=False, points=3)
     assert free.coefficients == pytest.approx((17 / 9,), rel=1e-14)
 

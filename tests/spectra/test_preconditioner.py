@@ -28,7 +28,7 @@ from pcgan_lightning.spectra.preconditioner import Preconditioner, original_weig
 DEGREES = [1, 3, 5, 7, 9]
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
-# A transposed convolution is padded so that an input of the kernel's size gives one pixel, as a convolution does.
+# Transposed convolutions are padded so that they too map an input of the kernel's size to one pixel.
 LAYERS = {
     "wide linear": lambda: nn.Linear(7, 4, bias=False),
     "tall linear": lambda: nn.Linear(4, 7, bias=False),
@@ -62,7 +62,7 @@ def input_shape(layer):
 
 
 def dense_matrix(layer):
-    """The matrix of a layer without bias as a linear operator: its outputs at the unit vectors, as columns."""
+    """The matrix of a layer as a linear operator: its outputs at the unit vectors, as columns."""
     shape = input_shape(layer)
     basis = torch.eye(math.prod(shape), dtype=layer.weight.dtype)
     return layer(basis.view(-1, *shape)).flatten(1).T.detach().numpy()
@@ -546,7 +546,7 @@ def normalise(request):
 
 
 def trained(layer):
-    """The layer after a few steps in training mode, so that torch's u and v have settled, but not converged."""
+    """The layer after a few steps in training mode: torch's u and v have settled, but not converged."""
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     for _ in range(5):
         optimizer.zero_grad()
@@ -590,8 +590,8 @@ def test_state_of_a_layer_that_had_a_spectral_norm(normalise):
 
 
 def test_a_fresh_spectral_norm_has_no_vectors_worth_keeping(normalise):
-    # spectral_norm, the hook, starts from random u and v, and iterates for the first time in the first forward;
-    # g(SN(W)) of random vectors explodes. The fit leaves room for an estimate that is a tenth too small.
+    # The hook starts from random u and v, and iterates for the first time in its first forward: with these
+    # SN(W) would be far above 1, where g explodes. The published g leave room for a tenth.
     layer = precondition(normalise(nn.Conv2d(32, 64, 3)), 9)
     assert singular_values(layer, after_polynomial=False)["weight"].max() < 1.1
 

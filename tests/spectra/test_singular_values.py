@@ -20,7 +20,7 @@ SPECTRAL_NORMS = {"parametrization": parametrizations.spectral_norm, "hook": spe
 
 
 def mixed_network():
-    """Every kind of layer; "0" and "4", "1" and "5" have matrices of equal shape, once upright and once lying."""
+    """Every kind of layer; "0" and "4" have matrices of equal shape, and so have "1" and "5" lying down."""
     return nn.Sequential(
         nn.Linear(12, 4),
         nn.Conv2d(3, 5, (2, 3)),
@@ -236,7 +236,7 @@ def test_vectors_hold_singular_values():
 @pytest.mark.parametrize("smallest", [1e-6, 1e-3])
 @pytest.mark.parametrize(("rows", "cols"), [(16, 16), (16, 400), (400, 16)])
 def test_small_singular_values_of_float32_weights(rows, cols, smallest):
-    # A float32 Gram matrix would be off by sqrt(eps) = 3e-4. Rounding the matrix itself moves the values by eps.
+    # A float32 Gram matrix would be off by sqrt(eps) = 3e-4. Rounding the matrix moves the values by eps.
     weight = matrix(np.geomspace(1, smallest, 16), rows, cols, torch.float32)
     found = singular_values(weight)
     np.testing.assert_allclose(found, np.geomspace(1, smallest, 16), rtol=0, atol=4 * EPS)

@@ -1,0 +1,239 @@
+"""The command line: configs, run folders, generation, mistakes."""
+
+import csv
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from pcgan_lightning.cli import main
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs" / "pcgan").glob("*.yaml"))
+TINY = [
+    *("--data.max_images=64", "--data.batch_size=8", "--model.generator.width=2", "--model.discriminator.width=2"),
+    *("--trainer.accelerator=cpu", "--trainer.enable_model_summary=false", "--progress.refresh_every_n_steps=1000"),
+]
+
+
+def pcgan(monkeypatch, *arguments):
+    """Run the command as a shell would; return its exit status."""
+    monkeypatch.setattr(sys, "argv", ["pcgan", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as end:
+        return end.code or 0
+    return 0
+
+
+def quickstart(monkeypatch, folder, *more):
+    config = ROOT / "configs" / "quickstart.yaml"
+    return pcgan(monkeypatch, "fit", "--config", config, "--run_dir", folder, *TINY, "--trainer.max_steps=4", *more)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of the quickstart, made tiny."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert quickstart(monkeypatch, folder) == 0
+    return folder
+
+
+def parquet_like(config, folder):
+    """A local stand-in for a config's hub dataset: real files of the right size, kind and column."""
+    import datasets
+
+    model = yaml.safe_load((config.parent / config_of(config)["data"]).read_text())["init_args"]
+    size = model.get("image_size", 32)
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8)) for _ in range(6)]
+    table = datasets.Dataset.from_dict({"image": images}, features=datasets.Features(image=datasets.Image()))
+    path = folder / f"{size}.parquet"
+    table.to_parquet(path)
+    return path
+
+
+def config_of(path):
+    return yaml.safe_load(path.read_text())
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda p: p.stem)
+def test_config_parses(config, monkeypatch, capsys):
+    """Every shipped experiment resolves, and is what its name says."""
+    assert pcgan(monkeypatch, "fit", "--config", config, "--print_config") == 0
+    resolved = yaml.safe_load(capsys.readouterr().out)
+    dataset, architecture, *_ = config.stem.split("_")
+    method = config.stem.rpartition("_")[2]
+    model, preconditioning = resolved["model"]["init_args"], resolved["preconditioning"]
+    if method == "apc":
+        assert preconditioning["class_path"].endswith("AdaptivePreconditioning")
+        assert preconditioning["init_args"]["thresholds"] == [5.0, 10.0, 20.0, 30.0]
+    else:
+        assert preconditioning["class_path"].endswith("FixedPreconditioning")
+        assert preconditioning["init_args"]["degree"] == {"sn": 1, "fpc3": 3, "fpc7": 7}[method]
+    assert resolved["run_dir"] == f"runs/pcgan/{config.stem}"
+    assert model["discriminator_steps"] == (5 if "_5-1_" in config.stem else 1)
+    family = "ResNet" if architecture == "resnet" else "CNN"
+    assert model["discriminator"]["class_path"].endswith(f"{family}Discriminator")
+    assert model["loss"]["class_path"].endswith("HingeLoss" if family == "ResNet" else "NonSaturatingLoss")
+    betas = [0.0, 0.9] if family == "ResNet" else [0.5, 0.999]
+    assert model["discriminator_optimizer"]["init_args"]["betas"] == betas
+    size = {"cifar10": 32, "stl10": 48, "lsun": 0}[dataset] or int(config.stem.split("_")[-2])
+    assert {resolved["data"]["init_args"]["image_size"], model["generator"]["init_args"]["image_size"]} == {size}
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda p: p.stem)
+def test_config_runs(config, monkeypatch, tmp_path):
+    """One iteration of every experiment at tiny width, on local images; nothing is written."""
+    source = parquet_like(config, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    discriminator_steps = 5 if "_5-1_" in config.stem else 1
+    status = pcgan(
+        monkeypatch,
+        *("fit", "--config", config, "--trainer.fast_dev_run=true", "--trainer.accelerator=cpu"),
+        *("--model.generator.width=1", "--model.discriminator.width=1", "--trainer.enable_model_summary=false"),
+        *("--data.source", source, "--data.split=train", "--data.validation_split=null", "--data.streaming=null"),
+        *("--data.batch_size", 6 // discriminator_steps, "--trainer.enable_progress_bar=false"),
+    )
+    assert status == 0
+    assert [p.name for p in tmp_path.iterdir()] == [source.name]
+
+
+def test_quickstart_leaves_everything(finished):
+    files = {p.relative_to(finished).as_posix() for p in finished.rglob("*") if p.is_file()}
+    assert {
+        "config.yaml",
+        "metrics.csv",
+        "checkpoints/last.ckpt",
+        "samples/iteration_0000000.png",
+        "samples/iteration_0000004.png",
+        "spectra/singular_values.png",
+        "spectra/condition_numbers.png",
+    } <= files
+    assert config_of(finished / "config.yaml")["trainer"]["max_steps"] == 4
+    assert torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+
+
+def test_run_is_never_overwritten(finished, monkeypatch, capsys):
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
+    assert quickstart(monkeypatch, finished) == 1
+    assert "`run_dir` must not hold a run yet" in one_error(capsys)
+    assert {p: p.stat().st_mtime_ns for p in finished.rglob("*")} == before
+
+
+def test_run_is_continued_in_its_folder(finished, monkeypatch, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    assert quickstart(monkeypatch, folder, "--trainer.max_steps=6", "--ckpt_path=last", "--trainer.log_every_n_steps=1") == 0
+    with (folder / "metrics.csv").open() as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file) if row["loss/generator"]]
+    assert steps == [5, 6]  # the first part logged every tenth iteration: none of its four
+    with (folder / "metrics.csv").open() as file:
+        assert [int(r["step"]) for r in csv.DictReader(file) if r["condition/max"]] == [0, 4, 6]
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
+    assert (folder / "config.yaml").read_text() == (finished / "config.yaml").read_text()
+    assert config_of(folder / "config_1.yaml")["trainer"]["max_steps"] == 6
+
+
+def test_generate_files_and_grid(finished, monkeypatch, tmp_path):
+    checkpoint = finished / "checkpoints" / "last.ckpt"
+    common = ("generate", checkpoint, "--seed=3")
+    assert pcgan(monkeypatch, *common, "--count=5", "--output", tmp_path / "five") == 0
+    assert pcgan(monkeypatch, *common, "--count=3", "--batch_size=2", "--output", tmp_path / "three") == 0
+    assert pcgan(monkeypatch, *common, "--count=3", "--averaged=false", "--output", tmp_path / "raw") == 0
+    assert pcgan(monkeypatch, *common, "--count=9", "--grid=true", "--output", tmp_path / "grid.png") == 0
+    read = lambda folder, n: np.asarray(Image.open(tmp_path / folder / f"{n:06d}.png"))  # noqa: E731
+    assert sorted(p.name for p in (tmp_path / "five").iterdir()) == [f"{n:06d}.png" for n in range(5)]
+    for n in range(3):
+        # Neither the count nor the batch size changes what a number shows (up to rounding of the last bit).
+        assert np.abs(read("five", n).astype(int) - read("three", n)).max() <= 1
+        assert not np.array_equal(read("five", n), read("raw", n))
+    assert read("five", 0).shape == (32, 32)
+    assert Image.open(tmp_path / "grid.png").size == (2 * (3 * 34 + 2),) * 2
+
+
+def test_evaluation_subcommands(finished, monkeypatch, capsys):
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
+    for subcommand in ("validate", "test"):
+        status = pcgan(
+            monkeypatch,
+            *(subcommand, "--config", finished / "config.yaml", "--data.validation_split=test", "--ckpt_path=last"),
+        )
+        assert status == 0
+        assert "loss/discriminator" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in finished.rglob("*")} == before
+
+
+def one_error(capsys):
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pcgan: error:")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+MISTAKES = {
+    "unknown degree": (["--preconditioning=FixedPreconditioning", "--preconditioning.degree=4"], "`degree` must be one of (1, 3, 5, 7, 9)"),
+    "thresholds": (["--preconditioning.thresholds=[5,4,20,30]"], "`thresholds` must be positive and strictly increasing, got (5.0, 4.0"),
+    "too few thresholds": (["--preconditioning.thresholds=[5,10,20]"], "`degrees` must be one more than the 3 thresholds"),
+    "target": (["--preconditioning.target=critic"], "`target` must name a submodule of GAN (it has ['generator', 'discriminator']), got 'critic'"),
+    "no matrix": (["--spectrum.target=generator.norm"], "`target` must hold a Linear, Conv or ConvTranspose layer, got 'generator.norm'"),
+    "image size": (["--model.generator.image_size=40"], "`image_size` must be one of 32, 48, 64, 128, 256, got 40"),
+    "channels": (["--data.channels=3"], "`channels` must be 1"),
+    "no updates": (["--model.discriminator_steps=0"], "`discriminator_steps` must be at least 1, got 0"),
+    "unknown option": (["--model.discriminator.widht=3"], "'widht'"),
+    "unknown key": (["--modle=3"], "--modle=3"),
+    "type": (["--trainer.max_steps=many"], '"trainer.max_steps"'),
+    "unknown class": (["--model.loss=Hinge"], "Hinge"),
+    "missing data": (["--data.source=nowhere.parquet"], "`source` must be"),
+    "missing checkpoint": (["--ckpt_path=nowhere.ckpt"], "`ckpt_path` must be a checkpoint file or 'last', got nowhere.ckpt"),
+    "no last checkpoint": (["--ckpt_path=last"], "'last' needs a checkpoint in"),
+    "interval": (["--samples.every_n_steps=0"], "`every_n_steps` must be at least 1, got 0"),
+    "negative rate": (["--model.generator_optimizer.lr=-1"], "learning rate"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistake_gets_one_line(mistake, monkeypatch, tmp_path, capsys):
+    arguments, message = MISTAKES[mistake]
+    assert quickstart(monkeypatch, tmp_path / "run", *arguments) != 0
+    assert message in one_error(capsys)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_checkpoint_of_another_architecture(finished, monkeypatch, tmp_path, capsys):
+    checkpoint = finished / "checkpoints" / "last.ckpt"
+    status = quickstart(monkeypatch, tmp_path / "run", "--model.discriminator.width=3", "--ckpt_path", checkpoint)
+    assert status == 1
+    assert "the checkpoint must be of this model's architecture, but 'discriminator." in one_error(capsys)
+
+
+def test_missing_logger_package(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", False)
+    assert quickstart(monkeypatch, tmp_path / "run", "--trainer.logger=WandbLogger") == 1
+    assert "wandb" in one_error(capsys)
+
+
+def test_wandb_beside_the_run_folder(monkeypatch, tmp_path):
+    logger = ["--trainer.logger=WandbLogger", "--trainer.logger.offline=true"]
+    assert quickstart(monkeypatch, tmp_path / "run", *logger) == 0
+    assert (tmp_path / "run" / "metrics.csv").exists()
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
+
+
+def test_generate_refuses_what_exists(finished, monkeypatch, tmp_path, capsys):
+    (tmp_path / "photo.png").write_bytes(b"mine")
+    checkpoint = finished / "checkpoints" / "last.ckpt"
+    assert pcgan(monkeypatch, "generate", checkpoint, "--output", tmp_path) == 1
+    assert "`output` must not exist yet or be an empty folder" in one_error(capsys)
+    assert pcgan(monkeypatch, "generate", tmp_path / "no.ckpt") == 1
+    assert "`checkpoint` must be a checkpoint file" in one_error(capsys)
+
+
+def test_debug_shows_the_traceback(monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match="discriminator_steps"):
+        quickstart(monkeypatch, tmp_path / "run", "--model.discriminator_steps=0", "--debug")
