@@ -63,6 +63,12 @@ class PCGANCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(DEFAULTS)
 
+    def _parse_ckpt_path(self) -> None:
+        # Lightning lets a checkpoint's hyperparameters replace the configuration. A fit is what was asked for, and the
+        # module refuses a checkpoint that does not fit; an evaluation needs no configuration beside its checkpoint.
+        if self.config.subcommand != "fit":
+            super()._parse_ckpt_path()
+
     def before_instantiate_classes(self) -> None:
         """Settle the run folder, and refuse one that is taken, before anything is built."""
         config = self.config[self.subcommand]

@@ -1,0 +1,68 @@
+"""Write the README's tables from the JSON files of benchmarks/results/.
+
+    python benchmarks/readme_tables.py [--check]
+
+Each table stands between `<!-- results:NAME -->` and `<!-- /results -->`. With --check nothing is written, and the
+exit status says whether the README is up to date.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from results_file import RESULTS
+
+README = Path(__file__).parents[1] / "README.md"
+PUBLISHED = {  # PC-GAN, Table 1, CIFAR-10, after 200,000 iterations at full width
+    "sn": (113.55, 19.46, 17.77),
+    "fpc3": (22.65, 1.88, 3.16),
+    "fpc7": (9.88, 1.32, 1.85),
+    "apc": (12.06, 2.81, 3.19),
+}
+METHODS = {"sn": "SN", "fpc3": "FPC-3", "fpc7": "FPC-7", "apc": "APC"}
+
+
+def condition_numbers(content: dict[str, Any]) -> list[str]:
+    rows = ["| method | max | second max | mean | published: max, second, mean |", "|---|---|---|---|---|"]
+    for method, row in content["result"].items():
+        own = " | ".join(f"{row[key]:.2f}" for key in ("max", "second_max", "mean"))
+        rows.append(f"| {METHODS[method]} | {own} | {', '.join(map(str, PUBLISHED[method]))} |")
+    return rows
+
+
+def preconditioning_overhead(content: dict[str, Any]) -> list[str]:
+    result = content["result"]
+    rows = ["| discriminator's weights | median ms a step | ratio to torch's spectral norm |", "|---|---|---|"]
+    for name, value in result["median_seconds"].items():
+        rows.append(f"| {name} | {1e3 * value:.0f} | {result['ratio'][name]:.3f} |")
+    spectrum = f"{1e3 * result['spectrum_seconds']:.0f} ms, {100 * result['spectrum_share']:.4f}%"
+    return [*rows, "", f"One measurement of the full spectrum takes {spectrum} of 1,000 iterations."]
+
+
+TABLES = {"condition_numbers": condition_numbers, "preconditioning_overhead": preconditioning_overhead}
+
+
+def table(name: str) -> str:
+    """Return one table and the line that says where it was measured."""
+    content = json.loads((RESULTS / f"{name}.json").read_text())
+    where = content["environment"]
+    versions = ", ".join(f"{package} {number}" for package, number in where["versions"].items())
+    threads = f"{where['threads']} thread{'s' if where['threads'] > 1 else ''}"
+    source = f"Measured on {where['date']} at commit {where['commit']}: {where['hardware']}, {threads}, {versions}."
+    return "\n".join([*TABLES[name](content), "", source])
+
+
+def main() -> int:
+    old = README.read_text()
+    pattern = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
+    new = pattern.sub(lambda match: f"{match[1]}{table(match[2])}\n{match[3]}", old)
+    if "--check" in sys.argv:
+        return int(old != new)
+    README.write_text(new)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

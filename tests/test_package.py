@@ -1,0 +1,75 @@
+"""The house itself: floors, public names, examples in docstrings, a README that tells the truth."""
+
+import ast
+import doctest
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pcgan_lightning
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(m.name for m in pkgutil.walk_packages(pcgan_lightning.__path__, "pcgan_lightning."))
+# Lower floors first; a module may import from its own floor's folder and from lower floors.
+FLOORS = [{"spectra", "losses", "optim", "images"}, {"networks"}, {"data"}, {"modules", "callbacks"}, {"runs", "generate", "cli"}]
+MATHEMATICS = ["spectra", "losses", "optim", "networks", "images"]
+
+
+def floor(module: str) -> int:
+    part = module.split(".")[1]
+    return next(i for i, parts in enumerate(FLOORS) if part in parts)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_only_go_down(module):
+    source = Path(importlib.util.find_spec(module).origin).read_text()
+    for node in ast.walk(ast.parse(source)):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in getattr(node, "names", [])]
+        for name in names if isinstance(node, (ast.Import, ast.ImportFrom)) else []:
+            if name.startswith("pcgan_lightning."):
+                same_room = name.split(".")[1] == module.split(".")[1]
+                lower = floor(name) < floor(module)
+                command = floor(name) == floor(module) == len(FLOORS) - 1
+                assert same_room or lower or command, f"{module} imports {name}"
+
+
+def test_mathematics_needs_no_lightning():
+    code = f"import sys; import {', '.join(f'pcgan_lightning.{m}' for m in MATHEMATICS)}; print('lightning' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples_in_docstrings(module):
+    assert doctest.testmod(importlib.import_module(module)).failed == 0
+
+
+@pytest.mark.parametrize("package", [m for m in MODULES if hasattr(importlib.import_module(m), "__path__")])
+def test_public_names_are_listed(package):
+    module = importlib.import_module(package)
+    assert module.__all__ == sorted(module.__all__)
+    for name in module.__all__:
+        assert getattr(module, name).__doc__ or not callable(getattr(module, name)), f"{name} has no docstring"
+
+
+def test_names_at_the_top():
+    for name in pcgan_lightning.__all__:
+        assert getattr(pcgan_lightning, name) is not None
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = pcgan_lightning.nonsense
+
+
+def test_readme_tables_are_those_of_the_results():
+    script = ROOT / "benchmarks" / "readme_tables.py"
+    assert subprocess.run([sys.executable, script, "--check"], check=False).returncode == 0
+
+
+def test_readme_describes_the_tree():
+    architecture = (ROOT / "README.md").read_text().partition("## Architecture")[2]
+    for path in (ROOT / "pcgan_lightning").iterdir():
+        if not path.name.startswith("_"):
+            assert f"`{path.name}{'/' if path.is_dir() else ''}`" in architecture, path.name
