@@ -43,7 +43,7 @@ class Polynomial:
     def __call__(self, x: Tensor) -> Tensor:
         """Evaluate g elementwise by Horner's rule in x^2; any shape, dtype of `x`."""
         square = x * x
-        value = torch.full_like(x, self.coefficients[-1])
+        value = self.coefficients[-1]
         for c in reversed(self.coefficients[:-1]):
             value = value * square + c
         return x * value

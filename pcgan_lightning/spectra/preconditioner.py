@@ -15,7 +15,7 @@ from typing import Literal, TypeVar, Union
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
-from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
+from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook, remove_spectral_norm
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from pcgan_lightning.spectra.matrices import MatrixLayout, batch_by_shape, is_convolution, weight_layers
@@ -85,11 +85,12 @@ class Preconditioner(nn.Module):
         return f"degree={self.polynomial.degree}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        before = self.u, self.v
         super()._apply(fn, recurse)
         # A half-precision network keeps float32 singular vectors, lest the estimate be off by a rounding of 2^-9.
-        for name in ("u", "v"):
-            buffer = getattr(self, name)
-            setattr(self, name, buffer.to(torch.promote_types(buffer.dtype, torch.float32)))
+        for name, buffer in zip(("u", "v"), before, strict=True):
+            if getattr(self, name).dtype.itemsize < 4:
+                setattr(self, name, buffer.to(getattr(self, name).device))
         return self
 
     def __deepcopy__(self, memo: dict) -> "Preconditioner":
@@ -117,7 +118,9 @@ def _after_optimizer_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> No
     if not _FOLLOWED_LAYERS:
         return
     stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    _power_iterate([layer for layer in _FOLLOWED_LAYERS.values() if id(original_weight(layer)) in stepped])
+    _power_iterate(
+        layer for layer in _FOLLOWED_LAYERS.values() if _preconditioner(layer) and id(original_weight(layer)) in stepped
+    )
 
 
 register_optimizer_step_post_hook(_after_optimizer_step)
@@ -197,10 +200,12 @@ def remove_preconditioning(module: ModuleT) -> ModuleT:
 
     Layers without a PC-layer are left alone. Returns `module` itself.
     """
-    for layer in weight_layers(module).values():
-        if _preconditioner(layer) is not None:
+    layers = [layer for layer in weight_layers(module).values() if _preconditioner(layer) is not None]
+    # All weights before the first is written, since layers may share one.
+    for layer, weight in [(layer, layer.weight.detach().clone()) for layer in layers]:
             _FOLLOWED_LAYERS.pop(id(layer), None)
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+            layer.weight.data.copy_(weight)
             # torch puts the weight behind the bias; optimizers of a fresh network have it first.
             for name in [n for n in layer._parameters if n != "weight"]:
                 layer._parameters[name] = layer._parameters.pop(name)
@@ -280,11 +285,13 @@ def _check_weight(name: str, layer: nn.Module) -> None:
             raise ValueError(f"{rule} its weight must have no other parametrization, got {kinds}")
         weight = original_weight(layer)
     else:
-        weight = layer._parameters.get("weight_orig" if _spectral_norm_hook(layer) else "weight")
+        weight = layer._parameters.get("weight_orig" if spectral_norm_hook(layer) else "weight")
     if weight is None or isinstance(weight, nn.parameter.UninitializedTensorMixin):
         raise ValueError(f"{rule} its weight must be an initialised Parameter, got {type(layer).__name__}")
     if not weight.is_floating_point():
         raise ValueError(f"{rule} its weight must be of a real floating dtype, got {weight.dtype}")
+    if not weight.is_meta and not weight.isfinite().all():
+        raise ValueError(f"{rule} its weight must be finite, got NaN or infinity")
     if not weight.is_meta and not weight.any():
         raise ValueError(f"{rule} its weight must not be zero, since SN(W) = W / ||W||")
 
@@ -299,13 +306,13 @@ def _attach(layer: nn.Module, polynomial: Polynomial) -> None:
     if _has_parametrized_spectral_norm(layer):
         former = layer.parametrizations.weight[0]
         new = Preconditioner(original_weight(layer), layout, polynomial)
-        _take_over_vectors(new, former._u, former._v)
+        _take_over_vectors(new, original_weight(layer), former.dim, former._u, former._v)
         layer.parametrizations.weight[0] = new.train(layer.training)
     else:
         vectors = _remove_spectral_norm_hook(layer)
         new = Preconditioner(layer.weight, layout, polynomial)
         if vectors is not None:
-            _take_over_vectors(new, *vectors)
+            _take_over_vectors(new, layer.weight, *vectors)
         # `unsafe` skips the trial evaluation; shape and dtype are kept by construction.
         parametrize.register_parametrization(layer, "weight", new, unsafe=True)
     new.follow(layer)
@@ -318,27 +325,43 @@ def _has_parametrized_spectral_norm(layer: nn.Module) -> bool:
     return len(chain) == 1 and isinstance(chain[0], parametrizations._SpectralNorm)
 
 
-def _spectral_norm_hook(layer: nn.Module) -> SpectralNorm | None:
+def spectral_norm_hook(layer: nn.Module) -> SpectralNorm | None:
     hooks = (h for h in layer._forward_pre_hooks.values() if isinstance(h, SpectralNorm))
     return next((h for h in hooks if h.name == "weight"), None)
 
 
-def _remove_spectral_norm_hook(layer: nn.Module) -> tuple[Tensor, Tensor] | None:
+def _remove_spectral_norm_hook(layer: nn.Module) -> tuple[int, Tensor, Tensor] | None:
     """Undo torch.nn.utils.spectral_norm without normalising, keeping the Parameter; return its u and v."""
-    if _spectral_norm_hook(layer) is None:
+    hook = spectral_norm_hook(layer)
+    if hook is None:
         return None
     weight, u, v = layer.weight_orig, layer.weight_u.clone(), layer.weight_v.clone()
     remove_spectral_norm(layer)
+    for key, pre in list(layer._load_state_dict_pre_hooks.items()):
+        if isinstance(getattr(pre, "hook", pre), SpectralNormLoadStateDictPreHook):
+            del layer._load_state_dict_pre_hooks[key]
     # torch leaves a new Parameter that holds the normalised weight; the optimizer owns the original one.
     layer.register_parameter("weight", weight)
-    return u, v
+    return hook.dim, u, v
 
 
-def _take_over_vectors(new: Preconditioner, u: Tensor, v: Tensor) -> None:
+@torch.no_grad()
+def _take_over_vectors(new: Preconditioner, weight: Tensor, dim: int, u: Tensor, v: Tensor) -> None:
+    """Start from torch's u and v, unless they are of another matrix or worse than a tenth off the exact norm.
+
+    torch's older kind starts at random and iterates only in forward, so that a fresh one knows nothing yet.
+    """
     # A spectral norm along another axis, or across groups, has vectors of another matrix.
-    if u.shape == new.u.shape[1:] and v.shape == new.v.shape[1:] and len(new.u) == 1:
-        new.u.copy_(u)
-        new.v.copy_(v)
+    if dim != int(new.layout.transposed) or new.layout.groups > 1:
+        return
+    matrices = new.matrices(weight)
+    exact = new.spectral_norm(matrices)
+    mine = new.u.clone(), new.v.clone()
+    new.u.copy_(u)
+    new.v.copy_(v)
+    if 1.1 * new.spectral_norm(matrices) < exact:
+        new.u.copy_(mine[0])
+        new.v.copy_(mine[1])
 
 
 def _leading_singular_vectors(matrices: Tensor) -> tuple[Tensor, Tensor]:

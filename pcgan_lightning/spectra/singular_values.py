@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pcgan_lightning.spectra.matrices import MatrixLayout, batch_by_shape, weight_layers
-from pcgan_lightning.spectra.preconditioner import original_weight, preconditioners
+from pcgan_lightning.spectra.preconditioner import original_weight, preconditioners, spectral_norm_hook
 
 
 @torch.no_grad()
@@ -105,6 +105,10 @@ def _ratio(largest: Tensor, smallest: Tensor) -> Tensor:
 
 def _effective_weight(layer: nn.Module) -> Tensor:
     """Return the weight that forward uses, without the side effects a parametrization may have in training mode."""
+    hook = spectral_norm_hook(layer)
+    if hook is not None:
+        # The attribute `weight` is what the last forward used, before the optimizer's last step.
+        return hook.compute_weight(layer, do_power_iteration=False)
     if not parametrize.is_parametrized(layer, "weight"):
         return layer.weight
     chain = layer.parametrizations.weight
