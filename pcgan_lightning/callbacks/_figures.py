@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from PIL import Image
 
 
@@ -44,6 +45,8 @@ def condition_number_figure(series: dict[str, Any]) -> Image.Image:
         if entry["before"] != entry["after"]:
             axis.plot(series["iteration"], entry["before"], color=color, linestyle=":", alpha=0.7)
     axis.set_yscale("log")
+    for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+        which(LogFormatter(minor_thresholds=(2, 0.5)))  # 1, 2, 5, 10 rather than powers
     axis.set_xlabel("iteration")
     axis.set_ylabel("modified condition number")
     axis.set_title("Effective weights (solid), before the polynomial (dotted)")

@@ -1,5 +1,6 @@
 """Real images for GANs, from any dataset that the `datasets` library opens."""
 
+import warnings
 from math import prod
 from typing import Optional, Union
 
@@ -14,6 +15,9 @@ from pcgan_lightning.data.sources import Images, open_digits, open_source, undec
 from pcgan_lightning.data.streaming import StreamingLoader
 
 __all__ = ["ImageDataModule"]
+
+# A datamodule without validation images is no mistake here.
+warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
 
 # Of a local dataset too large for memory. Their order is shuffled, beyond what the buffer reaches.
 LOCAL_SHARDS = 64
