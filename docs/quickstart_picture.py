@@ -1,6 +1,6 @@
 """Make docs/quickstart.png, the README's picture, from a finished quickstart.
 
-    python docs/quickstart_picture.py [RUN_FOLDER]
+python docs/quickstart_picture.py [RUN_FOLDER]
 """
 
 import sys

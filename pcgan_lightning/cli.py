@@ -1,5 +1,6 @@
 """The command `pcgan`: train, evaluate and sample from configuration files."""
 
+import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -19,6 +20,13 @@ from pcgan_lightning.runs import CONFIG_FILE, RunCSVLogger, check_unused, last_c
 
 EXPECTED_ERRORS = (ValueError, TypeError, OSError, ModuleNotFoundError, MisconfigurationException)
 
+LOGGER_PACKAGES = {
+    "CometLogger": ("comet_ml",),
+    "MLFlowLogger": ("mlflow",),
+    "NeptuneLogger": ("neptune",),
+    "TensorBoardLogger": ("tensorboard", "tensorboardX"),
+    "WandbLogger": ("wandb",),
+}
 ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 2e-4, "betas": [0.0, 0.9]}}
 DEFAULTS = {
     "model": {
@@ -142,6 +150,7 @@ def _send_logs_to(folder: Path, trainer: Namespace) -> None:
     loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
     loggers = [logger for logger in loggers if logger not in (None, True)]
     for logger in loggers:
+        _check_package(logger.class_path.rpartition(".")[2])
         if logger.init_args.get("save_dir") in (None, "."):
             logger.init_args["save_dir"] = str(folder)
     own = Namespace(
@@ -149,6 +158,16 @@ def _send_logs_to(folder: Path, trainer: Namespace) -> None:
         init_args=Namespace(save_dir=str(folder), flush_logs_every_n_steps=100),
     )
     trainer.logger = [own, *loggers]
+
+
+def _check_package(logger: str) -> None:
+    """Say what to install for a logger of Lightning's; the parser would only say that it is no valid logger."""
+    packages = LOGGER_PACKAGES.get(logger, ())
+    if packages and not any(importlib.util.find_spec(package) for package in packages):
+        raise ModuleNotFoundError(
+            f"argument `trainer.logger` {logger} needs the package {packages[0]}, which is not installed: "
+            f"pip install {packages[0]}"
+        )
 
 
 def main(arguments: Optional[list[str]] = None) -> None:
@@ -183,7 +202,9 @@ def main(arguments: Optional[list[str]] = None) -> None:
 def _report(message: str, status: int) -> int:
     """Print an error as one line and return the exit status."""
     # jsonargparse tells of every type that it tried, and repeats whole configurations.
-    noise = r"Does not validate|Subtypes:|Errors:$|Expected a <class 'NoneType'>|Given value type:|Given value: Namespace"
+    noise = (
+        r"Does not validate|Subtypes:|Errors:$|Expected a <class 'NoneType'>|Given value type:|Given value: Namespace"
+    )
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     print("pcgan: error:", "; ".join(x for x in lines if x and not re.match(noise, x)), file=sys.stderr)
     return status

@@ -15,7 +15,13 @@ import pcgan_lightning
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(m.name for m in pkgutil.walk_packages(pcgan_lightning.__path__, "pcgan_lightning."))
 # Lower floors first; a module may import from its own floor's folder and from lower floors.
-FLOORS = [{"spectra", "losses", "optim", "images"}, {"networks"}, {"data"}, {"modules", "callbacks"}, {"runs", "generate", "cli"}]
+FLOORS = [
+    {"spectra", "losses", "optim", "images"},
+    {"networks"},
+    {"data"},
+    {"modules", "callbacks"},
+    {"runs", "generate", "cli"},
+]
 MATHEMATICS = ["spectra", "losses", "optim", "networks", "images"]
 
 
@@ -28,7 +34,9 @@ def floor(module: str) -> int:
 def test_imports_only_go_down(module):
     source = Path(importlib.util.find_spec(module).origin).read_text()
     for node in ast.walk(ast.parse(source)):
-        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in getattr(node, "names", [])]
+        names = (
+            [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in getattr(node, "names", [])]
+        )
         for name in names if isinstance(node, (ast.Import, ast.ImportFrom)) else []:
             if name.startswith("pcgan_lightning."):
                 same_room = name.split(".")[1] == module.split(".")[1]

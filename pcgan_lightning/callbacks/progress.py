@@ -11,7 +11,6 @@ from rich.text import Text
 from pcgan_lightning.callbacks._targets import completed_iterations
 from pcgan_lightning.callbacks.spectrum import SpectrumLogger
 
-
 # Short names, so that all fits a line of 80 characters.
 LABELS = {"loss/discriminator": "D", "loss/generator": "G", "condition/max": "κ"}
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
@@ -91,9 +90,7 @@ class SpectrumLogger(Callback):
         self.series["iteration"].append(completed_iterations(trainer))
         metrics = {}
         for name, row in rows.items():
-            entry = self.series["layers"].setdefault(
-                name, {"smallest": [], "largest": [], "before": [], "after": []}
-            )
+            entry = self.series["layers"].setdefault(name, {"smallest": [], "largest": [], "before": [], "after": []})
             for key, values in entry.items():
                 values.append(row[key])
             for end in ("smallest", "largest"):
@@ -131,8 +128,15 @@ def _without_last(series: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure_layers(network: nn.Module, k: int) -> dict[str, dict[str, Any]]:
-    r"""Return for each layer its `k` ``smallest`` (ascending) and ``largest`` (descending) effective singular values,
-    :math:`\tilde\kappa` ``before`` and ``after`` the polynomial, and the ``degree`` (0: no PC-layer).
+    r"""Measure every layer of a network.
+
+    Args:
+        network: any network with weight matrices.
+        k: how many singular values to keep from each end.
+
+    Returns:
+        For each layer ``smallest`` (ascending) and ``largest`` (descending) effective singular values,
+        :math:`\tilde\kappa` ``before`` and ``after`` the polynomial, and the ``degree`` (0: no PC-layer).
     """
     pc_layers = preconditioners(network)
     before = singular_values(network, after_polynomial=False)

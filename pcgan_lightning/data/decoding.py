@@ -89,9 +89,7 @@ def decode_dataset(
     return images
 
 
-def map_ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int
-) -> Generator[Result, None, None]:
+def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Generator[Result, None, None]:
     """`map(function, items)` in `workers` threads, in order, a few items ahead of the consumer.
 
     `items` is read in a thread of its own, for reading waits for a disk or a network and decoding for the

@@ -121,9 +121,7 @@ class TwoPlayerModule(pl.LightningModule):
     def draw_latents(self, count: int) -> Tensor:
         """Return fresh training latents z ~ N(0, I), ``[count, latent_dim]``, this process's slice of them all."""
         world, rank = self.trainer.world_size, self.trainer.global_rank
-        latents = torch.randn(
-            world * count, self.latent_dim, generator=self._latent_source, device=self.device
-        )
+        latents = torch.randn(world * count, self.latent_dim, generator=self._latent_source, device=self.device)
         return latents[rank * count : (rank + 1) * count]
 
     # ------------------------------------------------------------------ one iteration

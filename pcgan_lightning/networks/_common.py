@@ -38,9 +38,7 @@ def require_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
         raise ValueError(f"argument `{name}` must have shape [{expected}], got {list(tensor.shape)}")
 
 
-def initialize(
-    network: nn.Module, initialization: Initialization, boosted: Collection[nn.Module] = ()
-) -> None:
+def initialize(network: nn.Module, initialization: Initialization, boosted: Collection[nn.Module] = ()) -> None:
     """Draw the weights of every linear and convolutional layer anew and set their biases to zero.
 
     Args:

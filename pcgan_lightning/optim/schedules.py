@@ -22,9 +22,7 @@ class LinearDecay(LRScheduler):
         ValueError: for arguments out of range.
     """
 
-    def __init__(
-        self, optimizer: Optimizer, total_iterations: Optional[int] = None, start: float = 0.5
-    ) -> None:
+    def __init__(self, optimizer: Optimizer, total_iterations: Optional[int] = None, start: float = 0.5) -> None:
         if total_iterations is not None and total_iterations < 1:
             raise ValueError(f"argument `total_iterations` must be at least 1, got {total_iterations}")
         if not 0.0 <= start < 1.0:

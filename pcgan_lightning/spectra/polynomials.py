@@ -30,9 +30,7 @@ class Polynomial:
     def __post_init__(self) -> None:
         coefficients = tuple(float(c) for c in self.coefficients)
         if not coefficients or not all(map(torch.isfinite, torch.tensor(coefficients))):
-            raise ValueError(
-                f"argument `coefficients` must be one or more finite numbers, got {self.coefficients}"
-            )
+            raise ValueError(f"argument `coefficients` must be one or more finite numbers, got {self.coefficients}")
         object.__setattr__(self, "coefficients", coefficients)
 
     @property

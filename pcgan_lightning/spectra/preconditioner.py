@@ -203,12 +203,12 @@ def remove_preconditioning(module: ModuleT) -> ModuleT:
     layers = [layer for layer in weight_layers(module).values() if _preconditioner(layer) is not None]
     # All weights before the first is written, since layers may share one.
     for layer, weight in [(layer, layer.weight.detach().clone()) for layer in layers]:
-            _FOLLOWED_LAYERS.pop(id(layer), None)
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
-            layer.weight.data.copy_(weight)
-            # torch puts the weight behind the bias; optimizers of a fresh network have it first.
-            for name in [n for n in layer._parameters if n != "weight"]:
-                layer._parameters[name] = layer._parameters.pop(name)
+        _FOLLOWED_LAYERS.pop(id(layer), None)
+        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+        layer.weight.data.copy_(weight)
+        # torch puts the weight behind the bias; optimizers of a fresh network have it first.
+        for name in [n for n in layer._parameters if n != "weight"]:
+            layer._parameters[name] = layer._parameters.pop(name)
     return module
 
 
@@ -326,6 +326,7 @@ def _has_parametrized_spectral_norm(layer: nn.Module) -> bool:
 
 
 def spectral_norm_hook(layer: nn.Module) -> SpectralNorm | None:
+    """Return the hook of ``torch.nn.utils.spectral_norm`` on a layer's weight, if there is one."""
     hooks = (h for h in layer._forward_pre_hooks.values() if isinstance(h, SpectralNorm))
     return next((h for h in hooks if h.name == "weight"), None)
 

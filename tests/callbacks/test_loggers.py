@@ -211,7 +211,7 @@ def test_progress_bar_shows_losses_condition_and_speed(tmp_path, capsys):
 
 
 def test_sample_grid_needs_a_module_that_samples(tmp_path):
-    with pytest.raises(TypeError, match="SampleGridLogger needs a module with .* got Classifier"):
+    with pytest.raises(TypeError, match=r"SampleGridLogger needs a module with .* got Classifier"):
         fit(tmp_path, make_classifier(lightning.pytorch)(), [SampleGridLogger()])
 
 

@@ -173,7 +173,10 @@ def test_polynomials_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"thresholds": (5, 5), "degrees": (1, 3, 5)}, r"`thresholds` must be positive and strictly increasing, got \(5, 5\)"),
+        (
+            {"thresholds": (5, 5), "degrees": (1, 3, 5)},
+            r"`thresholds` must be positive and strictly increasing, got \(5, 5\)",
+        ),
         ({"thresholds": (0, 5), "degrees": (1, 3, 5)}, r"`thresholds` must be positive .*got \(0, 5\)"),
         ({"thresholds": (5, float("nan")), "degrees": (1, 3, 5)}, r"`thresholds` must be"),
         ({"thresholds": (5, 10, 20)}, r"`degrees` must be one more than the 3 thresholds .* got 5"),
@@ -195,7 +198,10 @@ def test_unknown_degree():
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("critic", r"`target` must name a submodule of TwoPlayerGAN \(it has \['generator', 'discriminator'\]\), got 'critic'"),
+        (
+            "critic",
+            r"`target` must name a submodule of TwoPlayerGAN \(it has \['generator', 'discriminator'\]\), got 'critic'",
+        ),
         ("discriminator.1", r"`target` must hold a Linear, Conv or ConvTranspose layer, got 'discriminator.1'"),
         (lambda module: None, r"`target` must name a submodule"),
     ],

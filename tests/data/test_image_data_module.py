@@ -82,9 +82,7 @@ class TestSources:
 
     def test_parquet_file_is_the_split_train_and_can_be_sliced(self, make, parquet_folder):
         source = str(parquet_folder / "test.parquet")
-        module = ImageDataModule(
-            source, image_size=4, split="train[:-3]", validation_split="train[-3:]", batch_size=7
-        )
+        module = ImageDataModule(source, image_size=4, split="train[:-3]", validation_split="train[-3:]", batch_size=7)
         (train,) = loader_of(module)
         assert sorted(make.numbers(train)) == list(range(100, 107))
         assert make.all_numbers(module.val_dataloader()) == [107, 108, 109]
@@ -367,9 +365,7 @@ class TestErrors:
             ImageDataModule(str(tmp_path / "image.png")).setup("fit")
 
     def test_empty_folder(self, tmp_path):
-        with pytest.raises(
-            ValueError, match=r"`source` must be a dataset that opens; got '.*', split 'train'"
-        ):
+        with pytest.raises(ValueError, match=r"`source` must be a dataset that opens; got '.*', split 'train'"):
             ImageDataModule(str(tmp_path)).setup("fit")
 
     def test_broken_file_gives_the_reason_rather_than_where_it_was_met(self, parquet_folder):
@@ -470,9 +466,7 @@ def fit(source, streaming=None, callbacks=(), ckpt_path=None, seed=4, validation
 @pytest.mark.parametrize("streaming", [None, True], ids=["memory", "stream"])
 @pytest.mark.parametrize("limits", [{"max_steps": 8}, {"max_epochs": 3}], ids=["steps", "epochs"])
 @pytest.mark.parametrize(("hook", "batches"), [("batch", 2), ("batch", 4), ("batch", 3), ("epoch", 3)])
-def test_a_resumed_run_sees_what_an_uninterrupted_one_does(
-    parquet_folder, tmp_path, streaming, limits, hook, batches
-):
+def test_a_resumed_run_sees_what_an_uninterrupted_one_does(parquet_folder, tmp_path, streaming, limits, hook, batches):
     path = tmp_path / "run.ckpt"
     whole = fit(parquet_folder, streaming, [SaveAt(hook, batches, path)], **limits).seen
     resumed = fit(parquet_folder, streaming, ckpt_path=path, seed=None, **limits).seen

@@ -111,9 +111,7 @@ def test_an_epoch_begun_in_the_middle_has_the_full_length(make):
 
 def test_too_few_images_are_refused():
     MemoryLoader(images(12), batch_size=2, discriminator_steps=3, world_size=2)
-    message = (
-        r"`batch_size` must let 11 images fill an iteration; got 2 \(times 3 discr.*, times 2 processes\)"
-    )
+    message = r"`batch_size` must let 11 images fill an iteration; got 2 \(times 3 discr.*, times 2 processes\)"
     with pytest.raises(ValueError, match=message):
         MemoryLoader(images(11), batch_size=2, discriminator_steps=3, world_size=2)
 

@@ -109,7 +109,11 @@ def test_every_discriminator_update_sees_fresh_images(tmp_path):
 def digits_images():
     data = digits()
     data.setup("fit")
-    return torch.cat([batch[0] if isinstance(batch, (list, tuple)) else batch for batch in data.train_dataloader()]).flatten(1).unique(dim=0)
+    return (
+        torch.cat([batch[0] if isinstance(batch, (list, tuple)) else batch for batch in data.train_dataloader()])
+        .flatten(1)
+        .unique(dim=0)
+    )
 
 
 def test_updates_by_hand(tmp_path):
@@ -269,7 +273,9 @@ def test_checkpoint_of_another_architecture(tmp_path):
     run.fit(small_gan(), datamodule=digits())
     run.save_checkpoint(tmp_path / "x.ckpt")
     wider = small_gan(discriminator=CNNDiscriminator(channels=1, width=4))
-    with pytest.raises(ValueError, match=r"architecture, but 'discriminator\..*' has shape \(.*\) there and \(.*\) here"):
+    with pytest.raises(
+        ValueError, match=r"architecture, but 'discriminator\..*' has shape \(.*\) there and \(.*\) here"
+    ):
         trainer(tmp_path, max_steps=2).fit(wider, datamodule=digits(), ckpt_path=tmp_path / "x.ckpt")
     with pytest.raises(ValueError, match="is only in the checkpoint"):
         GAN.load_from_checkpoint(tmp_path / "x.ckpt", discriminator=nn.Flatten())
@@ -343,7 +349,7 @@ def test_data_of_another_shape(tmp_path):
 
 def test_batch_smaller_than_the_discriminator_steps(tmp_path):
     loader = DataLoader(torch.rand(8, 1, 32, 32), batch_size=2)
-    with pytest.raises(ValueError, match="`discriminator_steps` = 3 images, .* got 2"):
+    with pytest.raises(ValueError, match=r"`discriminator_steps` = 3 images, .* got 2"):
         trainer(tmp_path, max_steps=1).fit(small_gan(discriminator_steps=3), loader)
 
 

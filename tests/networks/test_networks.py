@@ -360,9 +360,7 @@ def test_initial_weights(family):
         if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
             singular_values = torch.linalg.svdvals(layer.weight.flatten(1))
             # A QR decomposition in float32 is orthogonal to a few eps times the square root of its size.
-            torch.testing.assert_close(
-                singular_values, torch.ones_like(singular_values), rtol=0, atol=1e-5, msg=name
-            )
+            torch.testing.assert_close(singular_values, torch.ones_like(singular_values), rtol=0, atol=1e-5, msg=name)
 
     weights = torch.cat(
         [

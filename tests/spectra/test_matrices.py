@@ -33,9 +33,7 @@ def matrices_by_loops(layer):
     matrices = np.empty((groups, outputs, inputs * math.prod(kernel)), weight.dtype)
     for group, o, i in itertools.product(range(groups), range(outputs), range(inputs)):
         for position, offset in enumerate(np.ndindex(*kernel)):
-            entry = weight[
-                (group * inputs + i, o, *offset) if transposed else (group * outputs + o, i, *offset)
-            ]
+            entry = weight[(group * inputs + i, o, *offset) if transposed else (group * outputs + o, i, *offset)]
             matrices[group, o, i * math.prod(kernel) + position] = entry
     return matrices
 

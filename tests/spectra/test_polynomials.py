@@ -140,13 +140,8 @@ def test_of_matrix_changes_the_singular_values_alone(rows, cols, degree, dtype):
 def test_tall_and_wide_forms_agree(rows, cols, degree):
     a = np.random.default_rng(0).normal(size=(rows, cols)) / np.sqrt(rows * cols)
     powers = range(len(PUBLISHED[degree]))
-    left = (
-        sum(c * np.linalg.matrix_power(a @ a.T, t) for t, c in zip(powers, PUBLISHED[degree], strict=True))
-        @ a
-    )
-    right = a @ sum(
-        c * np.linalg.matrix_power(a.T @ a, t) for t, c in zip(powers, PUBLISHED[degree], strict=True)
-    )
+    left = sum(c * np.linalg.matrix_power(a @ a.T, t) for t, c in zip(powers, PUBLISHED[degree], strict=True)) @ a
+    right = a @ sum(c * np.linalg.matrix_power(a.T @ a, t) for t, c in zip(powers, PUBLISHED[degree], strict=True))
     polynomial, matrix = published_polynomial(degree), torch.tensor(a)[None]
     result = polynomial.of_matrix(matrix)
     np.testing.assert_allclose(result[0], left, rtol=0, atol=1e-13)
@@ -187,9 +182,7 @@ def test_fit_lands_on_the_published_polynomials(degree):
 
 
 @pytest.mark.parametrize("fix_one", [True, False])
-@pytest.mark.parametrize(
-    ("interval", "weight_exponent"), [((0.0, 1.1), 4.0), ((0.2, 1.0), 0.0), ((0.0, 2.0), 1.0)]
-)
+@pytest.mark.parametrize(("interval", "weight_exponent"), [((0.0, 1.1), 4.0), ((0.2, 1.0), 0.0), ((0.0, 2.0), 1.0)])
 @pytest.mark.parametrize("degree", [1, 3, 5, 9])
 def test_fit_solves_the_normal_equations(degree, interval, weight_exponent, fix_one):
     fitted = fit_polynomial(0.5, degree, interval, weight_exponent, fix_one, points=501)

@@ -76,11 +76,7 @@ def svd(matrix):
 def matrices(layer):
     """The matrices ``[groups, rows, cols]`` the optimizer owns (the layout is tested on its own)."""
     weight = original_weight(layer).detach()
-    return (
-        MatrixLayout.of_layer(layer)
-        .to_matrices(weight if weight.dtype == torch.float64 else weight.float())
-        .numpy()
-    )
+    return MatrixLayout.of_layer(layer).to_matrices(weight if weight.dtype == torch.float64 else weight.float()).numpy()
 
 
 def iterated(layer, vectors, iterations=1):
@@ -163,9 +159,7 @@ def test_singular_values_become_g_of_them(kind, degree, dtype):
     before = svd(dense_matrix(layer))
     after = svd(dense_matrix(precondition(layer, degree, "all")))
     # u and v start as the exact singular vectors, and the published g are positive on (0, 1].
-    np.testing.assert_allclose(
-        after, np.sort(g(degree, before / before[0]))[::-1], rtol=0, atol=TOLERANCE[dtype]
-    )
+    np.testing.assert_allclose(after, np.sort(g(degree, before / before[0]))[::-1], rtol=0, atol=TOLERANCE[dtype])
     assert layer.weight.dtype == dtype
 
 
@@ -289,9 +283,7 @@ def test_degree_1_is_the_spectral_norm_of_torch(kind):
         for layer in (ours, theirs):
             layer.zero_grad()
             (cotangent * layer.weight).sum().backward()
-        torch.testing.assert_close(
-            original_weight(ours).grad, original_weight(theirs).grad, rtol=0, atol=1e-12
-        )
+        torch.testing.assert_close(original_weight(ours).grad, original_weight(theirs).grad, rtol=0, atol=1e-12)
         for optimizer in optimizers:
             optimizer.step()
         # Torch iterates in the first forward in training mode after the step.
@@ -610,9 +602,7 @@ def test_vectors_of_a_spectral_norm_along_another_axis_are_not_kept(build, norma
 
 def test_vectors_of_a_spectral_norm_across_groups_are_not_kept(normalise):
     layer = precondition(normalise(nn.Conv2d(4, 6, 2, groups=2).double()), 7)
-    assert singular_values(layer, after_polynomial=False)["weight"].max().item() == pytest.approx(
-        1, abs=1e-12
-    )
+    assert singular_values(layer, after_polynomial=False)["weight"].max().item() == pytest.approx(1, abs=1e-12)
 
 
 # --- What cannot be preconditioned
@@ -705,9 +695,7 @@ def test_arguments_of_precondition(arguments, message):
 
 
 def test_a_module_without_matrices_is_refused():
-    with pytest.raises(
-        ValueError, match="`module` must hold a Linear, Conv or ConvTranspose layer, got Sequential"
-    ):
+    with pytest.raises(ValueError, match="`module` must hold a Linear, Conv or ConvTranspose layer, got Sequential"):
         precondition(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3)))
 
 

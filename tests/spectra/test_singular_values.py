@@ -113,9 +113,7 @@ def test_an_estimate_below_zero():
     preconditioners(layer)["weight"].u.neg_()
     after = singular_values(layer)["weight"]
     np.testing.assert_allclose(after, numpy_singular_values(layer), rtol=0, atol=1e-13)
-    np.testing.assert_allclose(
-        singular_values(layer, after_polynomial=False)["weight"], before, rtol=0, atol=1e-13
-    )
+    np.testing.assert_allclose(singular_values(layer, after_polynomial=False)["weight"], before, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -137,9 +135,7 @@ def test_spectral_norms_of_torch_as_the_forward_uses_them(kind, training):
     # Afterwards the weights as the forward in eval mode, which does not iterate, uses them.
     network.eval()(images)
     for name, values in found.items():
-        np.testing.assert_allclose(
-            values, numpy_singular_values(network.get_submodule(name)), rtol=0, atol=1e-13
-        )
+        np.testing.assert_allclose(values, numpy_singular_values(network.get_submodule(name)), rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -170,9 +166,7 @@ def test_one_layer_is_called_weight():
 
 @pytest.mark.parametrize("measure", [singular_values, condition_number, modified_condition_number])
 def test_a_network_without_matrices_is_refused(measure):
-    with pytest.raises(
-        ValueError, match="`target` must hold a Linear, Conv or ConvTranspose layer, got ReLU"
-    ):
+    with pytest.raises(ValueError, match="`target` must hold a Linear, Conv or ConvTranspose layer, got ReLU"):
         measure(nn.ReLU())
 
 
@@ -182,9 +176,9 @@ def test_weights_that_are_not_finite_are_named(value, preconditioned):
     network = mixed_network()
     if preconditioned:
         precondition(network, 3, "all")
-    dict(network[4].named_parameters())[
-        "parametrizations.weight.original" if preconditioned else "weight"
-    ].data.view(-1)[5] = value
+    dict(network[4].named_parameters())["parametrizations.weight.original" if preconditioned else "weight"].data.view(
+        -1
+    )[5] = value
     with pytest.raises(ValueError, match="weight of layer '4' must be finite, got NaN or infinity"):
         singular_values(network)
     with pytest.raises(ValueError, match="weight of layer 'weight' must be finite"):
@@ -284,9 +278,7 @@ def test_one_zero_among_the_smallest_does_not_make_the_modified_number_infinite(
 @pytest.mark.parametrize("after_polynomial", [True, False])
 @pytest.mark.parametrize(("measure", "tenth"), [(condition_number, False), (modified_condition_number, True)])
 def test_condition_numbers_of_networks(measure, tenth, after_polynomial):
-    network = nn.Sequential(
-        nn.Linear(40, 30), nn.Conv2d(5, 12, 3), nn.Conv1d(16, 64, 3, groups=4), nn.Linear(9, 4)
-    )
+    network = nn.Sequential(nn.Linear(40, 30), nn.Conv2d(5, 12, 3), nn.Conv1d(16, 64, 3, groups=4), nn.Linear(9, 4))
     precondition(network.double(), 7, ["0", "2"], normalize_rest=False)
     found = measure(network, after_polynomial=after_polynomial)
     assert list(found) == ["0", "1", "2", "3"]
