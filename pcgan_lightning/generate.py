@@ -45,20 +45,11 @@ def generate(
         device = "cuda" if torch.cuda.is_available() else "cpu"
 
     gan = GAN.load_from_checkpoint(checkpoint, map_location=device)
-    source = torch.Generator().manual_seed(seed)
-    batches = []
-    for start in range(0, count, batch_size):
-        size = min(batch_size, count - start)
-        # One draw an image, so that neither count nor batch size changes what a number shows.
-        latents = torch.stack([torch.randn(gan.latent_dim, generator=source) for _ in range(size)])
-        images = gan.sample_images(latents, averaged=averaged).cpu()
-        if grid:
-            batches.append(images)
-            continue
-        target.mkdir(parents=True, exist_ok=True)
-        for number, pixels in enumerate(to_uint8(images), start):
-            to_pillow(pixels).save(target / f"{number:06d}.png")
+    batches = (gan.sample_images(z, averaged=averaged).cpu() for z in gan.fixed_latents(count, seed).split(batch_size))
+    (target.parent if grid else target).mkdir(parents=True, exist_ok=True)
     if grid:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        image_grid(torch.cat(batches)).save(target)
+        image_grid(torch.cat(list(batches))).save(target)
+    else:
+        for number, pixels in enumerate(to_uint8(image) for batch in batches for image in batch):
+            to_pillow(pixels).save(target / f"{number:06d}.png")
     print(f"{count} images in {target}", file=sys.stderr)

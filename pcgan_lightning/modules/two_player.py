@@ -24,8 +24,6 @@ from pcgan_lightning.spectra import match_preconditioning, original_parameters
 # hold the state after it, which is what a resumed run goes on from.
 warnings.filterwarnings("ignore", "Using ModelCheckpoint with manual optimization")
 
-FIXED_LATENTS_SEED = 0  # equal in every run, so that sample grids of different methods can be laid side by side
-
 
 class TwoPlayerModule(pl.LightningModule):
     """Base of the games: two networks, a loss, two optimizers, latents, weight averaging, checkpoints.
@@ -112,10 +110,14 @@ class TwoPlayerModule(pl.LightningModule):
             for m, training in modes.items():
                 m.training = training
 
-    def fixed_latents(self, count: int) -> Tensor:
-        """Return the first `count` of an endless row of latents ``[count, latent_dim]`` that never changes."""
-        source = torch.Generator().manual_seed(FIXED_LATENTS_SEED)
-        # Row by row, so that a larger grid begins with the smaller one.
+    def fixed_latents(self, count: int, seed: int = 0) -> Tensor:
+        """Return the first `count` of an endless row of latents ``[count, latent_dim]`` that the seed alone decides.
+
+        With the default seed they are the same in every run, so that grids of different methods can be laid side by
+        side.
+        """
+        source = torch.Generator().manual_seed(seed)
+        # Row by row, so that more of them begin with the fewer.
         return torch.stack([torch.randn(self.latent_dim, generator=source) for _ in range(count)]).to(self.device)
 
     def draw_latents(self, count: int) -> Tensor:
