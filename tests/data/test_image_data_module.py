@@ -134,7 +134,7 @@ class TestSources:
 
     @pytest.mark.skipif(
         not hasattr(FolderBasedBuilderConfig, "decode_num_threads"),
-        reason="older `datasets` make no such streams",
+        reason="older `datasets` make none",
     )
     def test_streams_that_come_decoding_are_stopped_from_it(self, make, monkeypatch):
         """`load_dataset` makes such streams of image folders on the hub."""

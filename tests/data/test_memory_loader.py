@@ -109,6 +109,27 @@ def test_an_epoch_begun_in_the_middle_has_the_full_length(make):
     assert loader.position == 10
 
 
+def test_all_that_a_batch_needs_lies_on_the_device_of_the_images():
+    """Places on the host would give the same batches, but each would wait for a copy."""
+    loader = MemoryLoader(images(12).to("meta"), batch_size=2)
+    assert next(iter(loader)).device.type == "meta"
+    assert loader._order.device.type == loader._own_places.device.type == "meta"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_the_order_is_that_of_the_host_on_cuda_and_no_batch_waits(make):
+    host = MemoryLoader(images(24), batch_size=4, seed=5)
+    device = MemoryLoader(images(24).cuda(), batch_size=4, seed=5)
+    batches = iter(device)
+    seen = [next(batches)]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        seen += list(batches)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert [make.numbers(batch.cpu()) for batch in seen] == [make.numbers(batch) for batch in host]
+
+
 def test_too_few_images_are_refused():
     MemoryLoader(images(12), batch_size=2, discriminator_steps=3, world_size=2)
     message = r"`batch_size` must let 11 images fill an iteration; got 2 \(times 3 discr.*, times 2 processes\)"
