@@ -37,6 +37,11 @@ def resolve_target(pl_module: nn.Module, target: Target) -> nn.Module:
     return found
 
 
+def target_name(target: Target) -> str:
+    """Return a target's name: its path, or the name of the function."""
+    return target if isinstance(target, str) else getattr(target, "__qualname__", type(target).__qualname__)
+
+
 def completed_iterations(trainer: "pl.Trainer") -> int:
     """Return the number of training batches so far, this one included; kept in Lightning's checkpoints.
 

@@ -1,6 +1,7 @@
 """FPC and APC of PC-GAN as callbacks on any LightningModule."""
 
 import bisect
+import warnings
 from collections.abc import Sequence
 from typing import Any, Union
 
@@ -10,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from pcgan_lightning.callbacks._loggers import log_scalars
-from pcgan_lightning.callbacks._targets import Target, check_interval, completed_iterations, resolve_target
+from pcgan_lightning.callbacks._targets import Target, check_interval, completed_iterations, resolve_target, target_name
 from pcgan_lightning.spectra import (
     Polynomial,
     chosen_layers,
@@ -40,6 +41,11 @@ class Preconditioning(Callback):
         self.target = target
         self.layers = layers
         self.normalize_rest = normalize_rest
+
+    @property
+    def state_key(self) -> str:
+        """Tells the states of two callbacks with different targets apart."""
+        return self._generate_state_key(target=target_name(self.target))
 
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """Put the PC-layers on, before a checkpoint is loaded and the optimizers are made."""
@@ -141,8 +147,15 @@ class AdaptivePreconditioning(Preconditioning):
         self.measurements: dict[str, list[float]] = {}
 
     def attach(self, network: nn.Module) -> None:
-        """Put the PC-layers on. Those that are there keep their degrees: a test after a fit must not reset them."""
-        if not set(chosen_layers(network, self.layers)) <= set(preconditioners(network)):
+        """Put the PC-layers on. Where all chosen layers have one, a test after a fit must not reset them."""
+        chosen = chosen_layers(network, self.layers)
+        if not chosen:
+            warnings.warn(
+                f"layers={self.layers!r} chooses no layer of the target, so that none adapts. For linear layers say "
+                "layers='all'.",
+                stacklevel=2,
+            )
+        if not chosen or not set(chosen) <= set(preconditioners(network)):
             precondition(network, self.polynomials[0], self.layers, self.normalize_rest)
 
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
@@ -161,6 +174,8 @@ class AdaptivePreconditioning(Preconditioning):
         """Measure every adaptive layer now and let it have the degree its history asks for."""
         target = resolve_target(pl_module, self.target)
         adaptive = chosen_layers(target, self.layers)
+        if not adaptive:
+            return
         layers = preconditioners(target)
         values = modified_condition_number(target, after_polynomial=False)
         # One transfer for all layers.

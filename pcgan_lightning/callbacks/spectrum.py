@@ -8,7 +8,7 @@ from torch import nn
 
 from pcgan_lightning.callbacks._figures import condition_number_figure, singular_value_figure
 from pcgan_lightning.callbacks._loggers import log_picture, log_scalars, log_table
-from pcgan_lightning.callbacks._targets import Target, check_interval, completed_iterations, resolve_target
+from pcgan_lightning.callbacks._targets import Target, check_interval, completed_iterations, resolve_target, target_name
 from pcgan_lightning.spectra import modified_condition_number, preconditioners, singular_values
 
 TABLE_COLUMNS = ("layer", "degree", "sigma_max", "sigma_min", "condition_before", "condition_after")
@@ -40,19 +40,28 @@ class SpectrumLogger(Callback):
         every_n_steps: iterations (training batches) between measurements.
         k: number of smallest and of largest singular values kept for each layer, at most all it has.
         target: the network: a dotted name in the LightningModule, or a function of it.
+        prefix: put before every logged name and picture, e.g. ``"generator/"``, to tell two of these apart.
 
     Attributes:
         series: ``{"iteration": [...], "layers": {name: {"smallest": [[...]], "largest": [[...]], "before": [...],
             "after": [...]}}}``, one entry a measurement.
     """
 
-    def __init__(self, every_n_steps: int = 1000, k: int = 5, target: Target = "discriminator") -> None:
+    def __init__(
+        self, every_n_steps: int = 1000, k: int = 5, target: Target = "discriminator", prefix: str = ""
+    ) -> None:
         if k < 1:
             raise ValueError(f"argument `k` must be at least 1, got {k}")
         self.every_n_steps = check_interval(every_n_steps)
         self.k = k
         self.target = target
+        self.prefix = prefix
         self.series: dict[str, Any] = {"iteration": [], "layers": {}}
+
+    @property
+    def state_key(self) -> str:
+        """Tells the states of two loggers with different targets apart."""
+        return self._generate_state_key(target=target_name(self.target))
 
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """Refuse a wrong target before anything runs."""
@@ -82,7 +91,7 @@ class SpectrumLogger(Callback):
                 ("singular_values", singular_value_figure),
                 ("condition_numbers", condition_number_figure),
             ):
-                log_picture(trainer, f"spectra/{key}", f"spectra/{key}.png", draw(series))
+                log_picture(trainer, f"{self.prefix}spectra/{key}", f"{self.prefix}spectra/{key}.png", draw(series))
 
     def measure(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Measure now, extend the series and write them to the loggers."""
@@ -97,10 +106,10 @@ class SpectrumLogger(Callback):
                 metrics |= {f"singular_value/{name}/{end}_{i}": v for i, v in enumerate(row[end], start=1)}
             metrics |= {f"condition/{name}/{stage}": row[stage] for stage in ("before", "after")}
         metrics |= {f"condition/{key}": value for key, value in self.latest_summary.items()}
-        log_scalars(trainer, metrics)
+        log_scalars(trainer, {self.prefix + key: value for key, value in metrics.items()})
         log_table(
             trainer,
-            "spectra/layers",
+            f"{self.prefix}spectra/layers",
             TABLE_COLUMNS,
             [
                 (name, row["degree"], row["largest"][0], row["smallest"][0], row["before"], row["after"])
@@ -110,7 +119,7 @@ class SpectrumLogger(Callback):
 
     @property
     def latest_summary(self) -> dict[str, float]:
-        """``max``, ``second_max`` and ``mean`` of the latest measurement; empty before the first."""
+        """``max``, ``second_max`` and ``mean`` of the latest remembered measurement; empty before the first."""
         return summarize_conditions([entry["after"][-1] for entry in self.series["layers"].values()])
 
     def state_dict(self) -> dict[str, Any]:

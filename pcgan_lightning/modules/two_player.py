@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from pcgan_lightning.losses import AdversarialLoss, HingeLoss
 from pcgan_lightning.networks import ResNetDiscriminator, ResNetGenerator
 from pcgan_lightning.optim import LinearDecay
-from pcgan_lightning.spectra import match_preconditioning, original_parameters
+from pcgan_lightning.spectra import match_preconditioning, original_parameters, power_iteration, preconditioners
 
 # Lightning advises modules with manual optimization to save the weights before the step. Here a checkpoint is meant to
 # hold the state after it, which is what a resumed run goes on from.
@@ -132,7 +132,9 @@ class TwoPlayerModule(pl.LightningModule):
         """Restore a resumed run's randomness, and point the latents at this iteration's stream."""
         if self._random_state is not None:
             # Only here: until the first step of a resumed run, loaders and hooks may still draw numbers.
-            _set_random_state(self._random_state)
+            # It is that of the first process; others must not repeat its numbers.
+            if self.trainer.world_size == 1:
+                _set_random_state(self._random_state)
             self._random_state = None
         if self._latent_seed is None:
             self._latent_seed = self.trainer.strategy.broadcast(torch.initial_seed())
@@ -155,7 +157,17 @@ class TwoPlayerModule(pl.LightningModule):
         else:
             self.trainer.strategy.optimizer_step(optimizer.optimizer, lambda: None)
         if self.averaged_generator is not None and optimizer is self.optimizers()[0]:
-            self.averaged_generator.update_parameters(self.generator)
+            self._update_average(self.averaged_generator)
+
+    def _update_average(self, averaged: AveragedModel) -> None:
+        pc_layers = preconditioners(averaged.module)
+        own_vectors = {name: (p.u.clone(), p.v.clone()) for name, p in pc_layers.items()}
+        averaged.update_parameters(self.generator)
+        # torch copies all buffers, but the averaged weights have singular vectors of their own.
+        for name, live in preconditioners(self.generator).items():
+            pc_layers[name].polynomial = live.polynomial
+            pc_layers[name].u, pc_layers[name].v = own_vectors[name]
+        power_iteration(averaged)
 
     def end_iteration(self, metrics: Mapping[str, Tensor]) -> None:
         """Step the schedulers and log the metrics at this iteration's number."""
@@ -183,6 +195,11 @@ class TwoPlayerModule(pl.LightningModule):
         return batch
 
     # ------------------------------------------------------------------ hooks of Lightning
+
+    def setup(self, stage: str) -> None:
+        """Forget the randomness of an earlier run; a checkpoint that is resumed brings its own."""
+        if stage == "fit":
+            self._latent_seed = self._random_state = None
 
     def configure_model(self) -> None:
         """Make the averaged generator, after callbacks had their chance to change the networks."""
@@ -216,7 +233,9 @@ class TwoPlayerModule(pl.LightningModule):
         return scheduler
 
     def on_fit_start(self) -> None:
-        """Check that the data has the networks' image shape."""
+        """Check that the data has the networks' image shape, and that the average has the generator's PC-layers."""
+        if self.averaged_generator is not None:
+            match_preconditioning(self.averaged_generator.module, self.generator.state_dict())
         if self.trainer.datamodule is not None:
             _check_same_shape("data", self.trainer.datamodule, "discriminator", self.discriminator)
 

@@ -3,6 +3,7 @@ r"""Preconditioning polynomials g(x) = x (c0 + c1 x^2 + ... + ck x^(2k)) and how
 Paper: "Precondition layer and its use for GANs", Section 3.3, Eq. (3)-(5).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -29,7 +30,7 @@ class Polynomial:
 
     def __post_init__(self) -> None:
         coefficients = tuple(float(c) for c in self.coefficients)
-        if not coefficients or not all(map(torch.isfinite, torch.tensor(coefficients))):
+        if not coefficients or not all(map(math.isfinite, coefficients)):
             raise ValueError(f"argument `coefficients` must be one or more finite numbers, got {self.coefficients}")
         object.__setattr__(self, "coefficients", coefficients)
 

@@ -1,13 +1,14 @@
 r"""The PC-layer: weights reparametrised as :math:`g(SN(W))`, put on any network from outside.
 
 Paper: "Precondition layer and its use for GANs", Section 3.2. The forward is a pure function of the weight, the two
-singular vectors and the coefficients. The power iteration that moves the vectors runs once after each optimizer step
-that changed the weight, found by a hook on torch's optimizers; nothing else moves them, so that several forwards in
-one step agree, evaluation has no side effect and resuming is exact.
+singular vectors and the coefficients. The power iteration that moves the vectors runs once after each step of a torch
+optimizer that holds the weight, found by a hook on torch's optimizers; nothing else moves them, so that several
+forwards in one step agree, evaluation has no side effect and resuming is exact.
 """
 
 import contextlib
 import copy
+import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Literal, TypeVar, Union
@@ -166,6 +167,12 @@ def precondition(
             f"argument `module` must hold a Linear, Conv or ConvTranspose layer, got {type(module).__name__}"
         )
     chosen = chosen_layers(module, layers)
+    if not chosen and polynomial.degree > 1:
+        warnings.warn(
+            f"layers={layers!r} chooses none of {list(found)}: the polynomial of degree {polynomial.degree} is applied "
+            "nowhere. For linear layers say layers='all'.",
+            stacklevel=2,
+        )
     affected = {name: layer for name, layer in found.items() if name in chosen or normalize_rest}
     for name, layer in affected.items():
         _check_weight(name, layer)
@@ -187,7 +194,8 @@ def chosen_layers(module: nn.Module, layers: LayerChoice = "convolutions") -> li
         raise ValueError(
             f"argument `layers` must be 'convolutions', 'all', a collection of names or a function, got {layers!r}"
         )
-    unknown = sorted(set(layers) - set(found))
+    layers = set(layers)
+    unknown = sorted(layers - set(found))
     if unknown:
         raise ValueError(
             f"argument `layers` must name weight layers of the module, got {unknown}; it has {list(found)}"
@@ -204,6 +212,9 @@ def remove_preconditioning(module: ModuleT) -> ModuleT:
     # All weights before the first is written, since layers may share one.
     for layer, weight in [(layer, layer.weight.detach().clone()) for layer in layers]:
         _FOLLOWED_LAYERS.pop(id(layer), None)
+        # Copies of a layer share the class that torch made for it, and torch takes the property off the class.
+        shared = type(layer)
+        layer.__class__ = type(shared.__name__, shared.__bases__, dict(shared.__dict__))
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
         layer.weight.data.copy_(weight)
         # torch puts the weight behind the bias; optimizers of a fresh network have it first.
@@ -238,8 +249,10 @@ def power_iteration(module: nn.Module, iterations: int = 1) -> None:
     r"""Move u and v of every PC-layer towards the leading singular vectors, in place.
 
     One iteration is :math:`u \leftarrow W v / \|W v\|`, :math:`v \leftarrow W^\top u / \|W^\top u\|`. It runs by
-    itself after every optimizer step; call it only after changing weights by hand. Layers of equal matrix shape are
-    iterated as one batch.
+    itself after every step of a ``torch.optim.Optimizer`` whose groups hold the weight's Parameter itself. Call it with
+    1 after every step where the optimizer holds something else (flattened or partitioned parameters), and with ten or
+    more after replacing weights by hand: after one, the norm of a new matrix is still underestimated by a fifth.
+    Layers of equal matrix shape are iterated as one batch.
     """
     _power_iterate([layer for layer in weight_layers(module).values() if _preconditioner(layer)], iterations)
 
@@ -356,13 +369,12 @@ def _take_over_vectors(new: Preconditioner, weight: Tensor, dim: int, u: Tensor,
     if dim != int(new.layout.transposed) or new.layout.groups > 1:
         return
     matrices = new.matrices(weight)
-    exact = new.spectral_norm(matrices)
-    mine = new.u.clone(), new.v.clone()
+    exact, exact_u, exact_v = new.spectral_norm(matrices), new.u.clone(), new.v.clone()
     new.u.copy_(u)
     new.v.copy_(v)
-    if 1.1 * new.spectral_norm(matrices) < exact:
-        new.u.copy_(mine[0])
-        new.v.copy_(mine[1])
+    good = 1.1 * new.spectral_norm(matrices) >= exact
+    new.u.copy_(torch.where(good, new.u, exact_u))
+    new.v.copy_(torch.where(good, new.v, exact_v))
 
 
 def _leading_singular_vectors(matrices: Tensor) -> tuple[Tensor, Tensor]:

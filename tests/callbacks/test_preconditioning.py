@@ -10,7 +10,7 @@ from foreign_modules import image_loader, make_classifier, make_two_player_gan
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from pcgan_lightning.callbacks import AdaptivePreconditioning, FixedPreconditioning
+from pcgan_lightning.callbacks import AdaptivePreconditioning, FixedPreconditioning, SpectrumLogger
 from pcgan_lightning.spectra import (
     PUBLISHED_POLYNOMIALS,
     Polynomial,
@@ -210,3 +210,41 @@ def test_unknown_degree():
 def test_wrong_target(tmp_path, callback, target, message):
     with pytest.raises(ValueError, match=message):
         fit(lightning.pytorch, make_two_player_gan(lightning.pytorch)(), tmp_path, [callback(target=target)])
+
+
+def test_both_networks_adapt(tmp_path):
+    """Two callbacks of a kind in one trainer, told apart by their targets in the checkpoint as well."""
+    module = make_two_player_gan(lightning.pytorch)()
+    names = ("discriminator", "generator")
+    callbacks = [AdaptivePreconditioning(every_n_steps=2, target=t, layers="all") for t in names]
+    callbacks += [SpectrumLogger(every_n_steps=2, target=t, prefix=f"{t}/") for t in names]
+    trainer = fit(lightning.pytorch, module, tmp_path, callbacks)
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    states = torch.load(tmp_path / "x.ckpt", weights_only=True)["callbacks"]
+    assert len(states) == 4
+    for callback in callbacks:
+        assert states[callback.state_key] == callback.state_dict()
+    assert callbacks[0].measurements.keys() == {"0", "2", "5"} != callbacks[1].measurements.keys()
+    assert (tmp_path / "generator" / "spectra" / "condition_numbers.png").exists()
+
+
+class LinearGAN(make_two_player_gan(lightning.pytorch)):
+    """A discriminator of linear layers, as in Lightning's example."""
+
+    def __init__(self):
+        super().__init__()
+        self.discriminator = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.LeakyReLU(0.2), nn.Linear(8, 1))
+
+
+@pytest.mark.parametrize("callback", [FixedPreconditioning(degree=3), AdaptivePreconditioning()], ids=["FPC", "APC"])
+def test_linear_discriminator_is_normalised_and_says_so(tmp_path, callback):
+    module = LinearGAN()
+    with pytest.warns(UserWarning, match=r"layers='convolutions' chooses .*say layers='all'"):
+        fit(lightning.pytorch, module, tmp_path, [callback])
+    assert {n: p.polynomial.degree for n, p in preconditioners(module.discriminator).items()} == {"1": 1, "3": 1}
+
+
+def test_linear_discriminator_adapts_where_asked(tmp_path):
+    module = LinearGAN()
+    fit(lightning.pytorch, module, tmp_path, [AdaptivePreconditioning((1e-3,), degrees=(1, 9), layers="all")])
+    assert {p.polynomial.degree for p in preconditioners(module.discriminator).values()} == {9}

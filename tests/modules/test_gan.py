@@ -15,7 +15,7 @@ from pcgan_lightning.losses import LeastSquaresLoss, WassersteinLoss
 from pcgan_lightning.modules import GAN
 from pcgan_lightning.networks import CNNDiscriminator, CNNGenerator
 from pcgan_lightning.optim import LinearDecay
-from pcgan_lightning.spectra import precondition, preconditioners
+from pcgan_lightning.spectra import precondition, preconditioners, singular_values
 
 
 def small_gan(**kwargs):
@@ -371,3 +371,45 @@ def test_preconditioning_by_function_before_training(tmp_path):
     precondition(gan.discriminator, degree=5)
     trainer(tmp_path, max_steps=2).fit(gan, datamodule=digits())
     assert preconditioners(gan.discriminator)
+
+
+def test_average_of_a_preconditioned_generator(tmp_path):
+    """The average is normalised by its own spectral norm, and its polynomials follow those of the generator."""
+    gan = small_gan(ema_decay=0.9, generator_optimizer=lambda p: torch.optim.Adam(p, lr=0.02))
+    apc = AdaptivePreconditioning(
+        thresholds=(1e-3,), degrees=(1, 7), every_n_steps=10, target="generator", layers="all"
+    )
+    run = trainer(tmp_path, max_steps=25, callbacks=[apc])
+    run.fit(gan, datamodule=digits())
+    layers = preconditioners(gan.averaged_generator.module)
+    assert {p.polynomial.degree for p in layers.values()} == {7}
+    # Power iteration follows weights that move by a tenth of the generator's steps.
+    for name, values in singular_values(gan.averaged_generator.module, after_polynomial=False).items():
+        assert 0.99 < values[0] < 1.1, name
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    latents = gan.fixed_latents(3)
+    assert torch.equal(GAN.load_from_checkpoint(tmp_path / "x.ckpt").sample_images(latents), gan.sample_images(latents))
+
+
+def test_plain_checkpoint_resumes_with_a_preconditioned_generator(tmp_path):
+    run = trainer(tmp_path, max_steps=2)
+    run.fit(small_gan(ema_decay=0.9), datamodule=digits())
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    gan = small_gan(ema_decay=0.9)
+    trainer(tmp_path, max_steps=4, callbacks=[FixedPreconditioning(degree=3, target="generator")]).fit(
+        gan, datamodule=digits(), ckpt_path=tmp_path / "x.ckpt"
+    )
+    assert preconditioners(gan.generator).keys() == preconditioners(gan.averaged_generator.module).keys() != set()
+
+
+def test_another_run_of_the_same_module_has_other_latents(tmp_path):
+    gan = small_gan()
+    drawn = []
+    draw = gan.draw_latents
+    gan.draw_latents = lambda count: drawn.append(draw(count)) or drawn[-1]
+    for seed in (1, 2, 1):
+        torch.manual_seed(seed)
+        trainer(tmp_path, max_steps=1).fit(gan, datamodule=digits())
+    first, second, again = drawn[0], drawn[2], drawn[4]
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)

@@ -588,12 +588,13 @@ def test_a_fresh_spectral_norm_has_no_vectors_worth_keeping(normalise):
     assert singular_values(layer, after_polynomial=False)["weight"].max() < 1.1
 
 
+# Where the channels are as many, the shapes of u and v fit by accident.
+@pytest.mark.parametrize("outputs", [6, 4])
 @pytest.mark.parametrize(
-    "build", [lambda: nn.Linear(6, 6), lambda: nn.ConvTranspose2d(6, 6, 2), lambda: nn.Conv2d(6, 6, 2)]
+    "build", [lambda n: nn.Linear(6, n), lambda n: nn.ConvTranspose2d(6, n, 2), lambda n: nn.Conv2d(6, n, 2)]
 )
-def test_vectors_of_a_spectral_norm_along_another_axis_are_not_kept(build, normalise):
-    # Square in its channels, so that the shapes of u and v fit by accident.
-    layer = build().double()
+def test_vectors_of_a_spectral_norm_along_another_axis_are_not_kept(build, outputs, normalise):
+    layer = build(outputs).double()
     layer = normalise(layer, dim=0 if isinstance(layer, nn.ConvTranspose2d) else 1)
     layer.train()(torch.ones(1, 6, 6, 6, dtype=torch.float64))
     values = singular_values(precondition(layer, 7, "all"), after_polynomial=False)["weight"]
@@ -860,10 +861,14 @@ def test_matching_a_network_with_spectral_norms(saved, normalise):
     assert torch.equal(fresh(IMAGES), network(IMAGES))
 
 
-def test_a_network_built_without_memory_can_be_loaded():
+@pytest.mark.parametrize("normalise", [lambda layer: layer, *SPECTRAL_NORMS.values()])
+def test_a_network_built_without_memory_can_be_loaded(normalise):
     network = precondition(discriminator(), 5)
     with torch.device("meta"):
-        fresh = precondition(discriminator(), 3)
+        fresh = discriminator()
+        normalise(fresh[0])
+        precondition(fresh, 3)
+        assert fresh(IMAGES.to("meta")).shape == (2, 1)
     fresh.to_empty(device="cpu").load_state_dict(network.state_dict())
     assert torch.equal(fresh(IMAGES), network(IMAGES))
 
@@ -896,3 +901,13 @@ def test_a_converted_network_trains():
     layer(torch.ones(2, 4, dtype=torch.bfloat16)).sum().backward()
     torch.optim.SGD(layer.parameters(), lr=0.5).step()
     assert_vectors_equal(vectors(layer), {"weight": iterated(layer, start["weight"])}, atol=1e-6)
+
+
+def test_removing_from_a_copy_leaves_the_original_alone():
+    network = precondition(nn.Sequential(nn.Conv2d(3, 4, 3)), 3)
+    x = torch.randn(2, 3, 5, 5)
+    before = network(x)
+    copied = remove_preconditioning(copy.deepcopy(network))
+    torch.testing.assert_close(copied(x), before)
+    assert torch.equal(network(x), before)
+    assert preconditioners(network).keys() == {"0"}
