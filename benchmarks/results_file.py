@@ -18,8 +18,7 @@ def environment() -> dict[str, Any]:
     """Return hardware, versions, commit and date."""
     return {
         "date": date.today().isoformat(),
-        "commit": _git("rev-parse", "--short", "HEAD")
-        + ("+changes" if _git("status", "--porcelain", ":!results") else ""),
+        "commit": _git("describe", "--always", "--dirty=+changes", "--exclude=*"),
         "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

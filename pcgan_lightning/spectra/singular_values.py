@@ -69,7 +69,8 @@ def condition_number(
 ) -> Union[Tensor, dict[str, Tensor]]:
     r"""Return :math:`\kappa(A) = \sigma_{\max}(A) / \sigma_{\min}(A)`, infinite for a smallest value of exactly 0.
 
-    Paper: Section 1.2. Arguments as in :func:`singular_values`. Returns a scalar tensor, or name -> scalar tensor for a network.
+    Paper: Section 1.2. Arguments as in :func:`singular_values`.
+    Returns a scalar tensor, or name -> scalar tensor for a network.
     """
     return _by_layer(lambda values: _ratio(values[0], values[-1]), target, after_polynomial)
 
