@@ -80,7 +80,8 @@ class _ContinuedWriter(ExperimentWriter):
             kept = [row for row in self._former if step is None or int(row["step"]) < step]
             self.metrics.extend(kept)
             Path(self.metrics_file_path).unlink(missing_ok=True)
-        super().log_metrics(metrics_dict, step)
+        # Some releases of Lightning hand over a logged step as a float.
+        super().log_metrics(metrics_dict, None if step is None else int(step))
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:

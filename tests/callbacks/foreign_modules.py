@@ -2,10 +2,19 @@
 
 from types import ModuleType
 
+import lightning.pytorch
+import pytest
+import pytorch_lightning
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
+
+# Earlier Trainers of pytorch_lightning take only callbacks that derive from their own class.
+OLD = pytest.mark.skipif(pytorch_lightning.__version__ < "2.6", reason="pytorch_lightning is older than 2.6")
+BOTH_NAMES = pytest.mark.parametrize(
+    "pl", [lightning.pytorch, pytest.param(pytorch_lightning, marks=OLD)], ids=lambda m: m.__name__
+)
 
 
 def make_two_player_gan(pl: ModuleType) -> type:

@@ -4,9 +4,8 @@ import copy
 
 import lightning.pytorch
 import pytest
-import pytorch_lightning
 import torch
-from foreign_modules import image_loader, make_classifier, make_two_player_gan
+from foreign_modules import BOTH_NAMES, image_loader, make_classifier, make_two_player_gan
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -19,8 +18,6 @@ from pcgan_lightning.spectra import (
     precondition,
     preconditioners,
 )
-
-BOTH_NAMES = pytest.mark.parametrize("pl", [lightning.pytorch, pytorch_lightning], ids=lambda m: m.__name__)
 
 
 def fit(pl, module, tmp_path, callbacks=(), max_epochs=2, **kwargs):
