@@ -4,9 +4,9 @@ import importlib.util
 import re
 import sys
 from pathlib import Path
-from typing import Any, NoReturn, Optional
+from typing import Any, Optional
 
-from jsonargparse import Namespace, auto_cli
+from jsonargparse import ArgumentError, Namespace, auto_cli
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -18,7 +18,7 @@ from pcgan_lightning.callbacks import GANProgressBar, Preconditioning, SampleGri
 from pcgan_lightning.generate import generate
 from pcgan_lightning.runs import CONFIG_FILE, RunCSVLogger, check_unused, last_checkpoint, unused_path
 
-EXPECTED_ERRORS = (ValueError, TypeError, OSError, ModuleNotFoundError, MisconfigurationException)
+EXPECTED_ERRORS = (ArgumentError, ValueError, TypeError, OSError, ModuleNotFoundError, MisconfigurationException)
 
 LOGGER_PACKAGES = {
     "CometLogger": ("comet_ml",),
@@ -42,14 +42,6 @@ DEFAULTS = {
     "checkpoint.filename": "iteration_{step:07d}",
     "checkpoint.auto_insert_metric_name": False,
 }
-
-
-class PCGANParser(LightningArgumentParser):
-    """Lightning's parser, saying what is wrong in one line instead of a page of usage."""
-
-    def error(self, message: str, ex: Optional[Exception] = None) -> NoReturn:
-        """Print one line and exit with status 2."""
-        sys.exit(_report(message, status=2))
 
 
 class PCGANCLI(LightningCLI):
@@ -178,7 +170,7 @@ def main(arguments: Optional[list[str]] = None) -> None:
     sys.argv[1:] = [a for a in sys.argv[1:] if a != "--debug"]
     try:
         if sys.argv[1:2] == ["generate"]:
-            auto_cli(generate, args=sys.argv[2:], parser_class=PCGANParser, prog="pcgan generate")
+            auto_cli(generate, args=sys.argv[2:], exit_on_error=False, prog="pcgan generate")
         else:
             PCGANCLI(
                 modules.TwoPlayerModule,
@@ -186,28 +178,29 @@ def main(arguments: Optional[list[str]] = None) -> None:
                 subclass_mode_model=True,
                 subclass_mode_data=True,
                 auto_configure_optimizers=False,
-                parser_class=PCGANParser,
                 save_config_callback=SaveRunConfig,
+                # The parsers raise instead of printing a page of usage.
                 parser_kwargs={
                     "prog": "pcgan",
                     "description": "Train and evaluate preconditioned GANs. Sample with `pcgan generate CHECKPOINT`.",
+                    "exit_on_error": False,
+                    **{name: {"exit_on_error": False} for name in LightningCLI.subcommands()},
                 },
             )
     except EXPECTED_ERRORS as error:
         if debug:
             raise
-        sys.exit(_report(str(error), status=1))
+        sys.exit(_report(str(error)))
 
 
-def _report(message: str, status: int) -> int:
+def _report(message: str) -> int:
     """Print an error as one line and return the exit status."""
     # jsonargparse tells of every type that it tried, and repeats whole configurations.
-    noise = (
-        r"Does not validate|Subtypes:|Errors:$|Expected a <class 'NoneType'>|Given value type:|Given value: Namespace"
-    )
+    noise = r"Does not validate|Subtypes:|Errors:$|Expected a <class 'NoneType'>|Given value type:|Given value: N"
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    print("pcgan: error:", "; ".join(x for x in lines if x and not re.match(noise, x)), file=sys.stderr)
-    return status
+    said = "; ".join(line for line in lines if line and not re.match(noise, line)).replace(":;", ":")
+    print("pcgan: error:", said, file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":
