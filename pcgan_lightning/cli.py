@@ -118,15 +118,15 @@ class SaveRunConfig(SaveConfigCallback):
         super().__init__(parser, requested)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save before training; evaluations save nothing."""
-        if stage != "fit" or self.already_saved or trainer.fast_dev_run:
-            return
-        self.already_saved = True
-        if trainer.is_global_zero:
+        """Save nothing yet: what fails before training must not claim the folder."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, all in one file whatever pieces it was composed from."""
+        if trainer.is_global_zero and not trainer.fast_dev_run:
             folder = Path(trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, unused_path(folder / CONFIG_FILE), skip_none=False)
-            self.save_config(trainer, pl_module, stage)
+            self.parser.save(self.config, unused_path(folder / CONFIG_FILE), skip_none=False, multifile=False)
+            self.save_config(trainer, pl_module, "fit")
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Hand the configuration to the loggers as hyperparameters."""

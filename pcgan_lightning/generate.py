@@ -1,5 +1,6 @@
 """`pcgan generate`: images from a checkpoint."""
 
+import pickle
 import sys
 from pathlib import Path
 
@@ -44,7 +45,12 @@ def generate(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
 
-    gan = GAN.load_from_checkpoint(checkpoint, map_location=device)
+    try:
+        gan = GAN.load_from_checkpoint(checkpoint, map_location=device)
+    except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError) as error:
+        raise ValueError(
+            f"argument `checkpoint` must be a checkpoint of a GAN of this package, got {checkpoint}"
+        ) from error
     batches = (gan.sample_images(z, averaged=averaged).cpu() for z in gan.fixed_latents(count, seed).split(batch_size))
     (target.parent if grid else target).mkdir(parents=True, exist_ok=True)
     if grid:

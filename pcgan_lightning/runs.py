@@ -19,10 +19,10 @@ def check_unused(folder: Path) -> None:
         FileExistsError: naming the folder and the two ways out.
     """
     if (folder / CONFIG_FILE).exists():
-        raise FileExistsError(
-            f"argument `run_dir` must not hold a run yet, got {folder}; choose another folder with --run_dir, or "
-            "continue that run with --ckpt_path last"
-        )
+        resumable = any((folder / "checkpoints").glob("*.ckpt"))
+        remedy = "continue that run with --ckpt_path last" if resumable else "remove it: the run left no checkpoint"
+        rule = "argument `run_dir` must not hold a run yet"
+        raise FileExistsError(f"{rule}, got {folder}; choose another folder with --run_dir, or {remedy}")
 
 
 def unused_path(path: Path) -> Path:

@@ -154,7 +154,8 @@ class ImageDataModule(LightningDataModule):
             if self._train_data is None:
                 self._train_data = self._memory_or_stream(self._open(self.split))
         elif self.validation_split is None:
-            raise ValueError(f"argument `validation_split` must name a split to {stage} on; got None")
+            verb = getattr(stage, "value", stage)
+            raise ValueError(f"argument `validation_split` must name a split to {verb} on, such as 'test'; got None")
         if self.validation_split is not None and self._validation_images is None:
             self._validation_images = self._decode(self._open(self.validation_split), self.validation_split)
 

@@ -109,6 +109,22 @@ def test_config_runs(config, monkeypatch, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [source.name]
 
 
+def test_saved_config_is_whole(monkeypatch, tmp_path):
+    """A config composed from pieces is saved as one file, from which the run can be made again elsewhere."""
+    config = ROOT / "configs" / "pcgan" / "cifar10_resnet_1-1_apc.yaml"
+    source = parquet_like(config, tmp_path)
+    common = ("--trainer.accelerator=cpu", "--trainer.enable_model_summary=false", "--trainer.max_steps=1")
+    data = ("--data.source", source, "--data.validation_split=null", "--data.batch_size=4")
+    width = ("--model.generator.width=1", "--model.discriminator.width=1")
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert pcgan(monkeypatch, "fit", "--config", config, *common, *data, *width, "--run_dir", first) == 0
+    assert [p.name for p in first.glob("*.yaml")] in (["config.yaml", "hparams.yaml"], ["hparams.yaml", "config.yaml"])
+    (tmp_path / "alone").mkdir()
+    alone = shutil.copy(first / "config.yaml", tmp_path / "alone")
+    assert pcgan(monkeypatch, "fit", "--config", alone, "--run_dir", second) == 0
+    assert config_of(second / "config.yaml")["model"] == config_of(first / "config.yaml")["model"]
+
+
 def test_quickstart_leaves_everything(finished):
     files = {p.relative_to(finished).as_posix() for p in finished.rglob("*") if p.is_file()}
     assert {
@@ -228,6 +244,7 @@ def test_mistake_gets_one_line(mistake, monkeypatch, tmp_path, capsys):
     assert quickstart(monkeypatch, tmp_path / "run", *arguments) != 0
     assert message in one_error(capsys)
     assert not list(tmp_path.rglob("*.ckpt"))
+    assert not (tmp_path / "run" / "config.yaml").exists(), "a run that never began must not claim its folder"
 
 
 def test_checkpoint_of_another_architecture(finished, monkeypatch, tmp_path, capsys):
@@ -257,6 +274,8 @@ def test_generate_refuses_what_exists(finished, monkeypatch, tmp_path, capsys):
     assert "`output` must not exist yet or be an empty folder" in one_error(capsys)
     assert pcgan(monkeypatch, "generate", tmp_path / "no.ckpt") == 1
     assert "`checkpoint` must be a checkpoint file" in one_error(capsys)
+    assert pcgan(monkeypatch, "generate", ROOT / "README.md", "--output", tmp_path / "out") == 1
+    assert "`checkpoint` must be a checkpoint of a GAN of this package" in one_error(capsys)
 
 
 def test_debug_shows_the_traceback(monkeypatch, tmp_path):

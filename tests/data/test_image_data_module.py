@@ -398,7 +398,9 @@ class TestErrors:
 
     @pytest.mark.parametrize("stage", ["validate", "test", "predict"])
     def test_nothing_to_evaluate_on(self, stage):
-        with pytest.raises(ValueError, match=f"`validation_split` must name a split to {stage} on; got None"):
+        with pytest.raises(
+            ValueError, match=f"`validation_split` must name a split to {stage} on, such as 'test'; got None"
+        ):
             ImageDataModule().setup(stage)
 
 
