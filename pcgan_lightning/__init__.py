@@ -11,6 +11,7 @@ _HOMES = {
     "AdaptivePreconditioning": "callbacks",
     "FixedPreconditioning": "callbacks",
     "SampleGridLogger": "callbacks",
+    "ScoreLogger": "callbacks",
     "SpectrumLogger": "callbacks",
     "ImageDataModule": "data",
     "condition_number": "spectra",

@@ -13,11 +13,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 # Imported for their names: a config may say `class_path: GAN` without the package's path.
-from pcgan_lightning import data, losses, modules, networks, optim  # noqa: F401
-from pcgan_lightning.callbacks import GANProgressBar, Preconditioning, SampleGridLogger, SpectrumLogger
+from pcgan_lightning import data, losses, metrics, modules, networks, optim  # noqa: F401
+from pcgan_lightning.callbacks import GANProgressBar, Preconditioning, SampleGridLogger, ScoreLogger, SpectrumLogger
+from pcgan_lightning.evaluate import evaluate
 from pcgan_lightning.generate import generate
-from pcgan_lightning.runs import CONFIG_FILE, RunCSVLogger, check_unused, last_checkpoint, unused_path
+from pcgan_lightning.report import report
+from pcgan_lightning.runs import CONFIG_FILE, RunCSVLogger, RunRecord, check_unused, last_checkpoint, unused_path
 
+FUNCTIONS = {"evaluate": evaluate, "generate": generate, "report": report}
 EXPECTED_ERRORS = (ArgumentError, ValueError, TypeError, OSError, ModuleNotFoundError, MisconfigurationException)
 
 LOGGER_PACKAGES = {
@@ -57,6 +60,8 @@ class PCGANCLI(LightningCLI):
         parser.add_argument("--run_dir", type=str, default="runs/pcgan", help="Folder of everything a fit writes.")
         parser.add_subclass_arguments(Preconditioning, "preconditioning", required=False, fail_untyped=False)
         parser.callback_keys.append("preconditioning")
+        parser.add_subclass_arguments(ScoreLogger, "scores", required=False)
+        parser.callback_keys.append("scores")
         parser.add_lightning_class_args(SpectrumLogger, "spectrum")
         parser.add_lightning_class_args(SampleGridLogger, "samples")
         parser.add_lightning_class_args(GANProgressBar, "progress")
@@ -97,7 +102,10 @@ class PCGANCLI(LightningCLI):
             configured.pop("progress", None)
         if trainer_config.get("enable_checkpointing") is False:
             configured.pop("checkpoint", None)
-        return self._instantiate_trainer(trainer_config, [c for c in configured.values() if c is not None])
+        callbacks = [c for c in configured.values() if c is not None]
+        if self.subcommand == "fit":
+            callbacks.append(RunRecord())
+        return self._instantiate_trainer(trainer_config, callbacks)
 
     def after_fit(self) -> None:
         """Save the final state, whatever the interval of checkpoints."""
@@ -169,8 +177,18 @@ def main(arguments: Optional[list[str]] = None) -> None:
     debug = "--debug" in sys.argv
     sys.argv[1:] = [a for a in sys.argv[1:] if a != "--debug"]
     try:
-        if sys.argv[1:2] == ["generate"]:
-            auto_cli(generate, args=sys.argv[2:], exit_on_error=False, prog="pcgan generate")
+        command = sys.argv[1] if len(sys.argv) > 1 else ""
+        if command in FUNCTIONS:
+            auto_cli(FUNCTIONS[command], args=sys.argv[2:], exit_on_error=False, prog=f"pcgan {command}")
+        elif command == "classifier":
+            sys.argv[:2] = ["pcgan classifier"]
+            LightningCLI(
+                modules.Classifier,
+                data.LabelledImageDataModule,
+                auto_configure_optimizers=False,
+                save_config_callback=None,
+                parser_kwargs=_parser_kwargs("pcgan classifier", "Train a classifier whose features score images."),
+            )
         else:
             PCGANCLI(
                 modules.TwoPlayerModule,
@@ -179,18 +197,20 @@ def main(arguments: Optional[list[str]] = None) -> None:
                 subclass_mode_data=True,
                 auto_configure_optimizers=False,
                 save_config_callback=SaveRunConfig,
-                # The parsers raise instead of printing a page of usage.
-                parser_kwargs={
-                    "prog": "pcgan",
-                    "description": "Train and evaluate preconditioned GANs. Sample with `pcgan generate CHECKPOINT`.",
-                    "exit_on_error": False,
-                    **{name: {"exit_on_error": False} for name in LightningCLI.subcommands()},
-                },
+                parser_kwargs=_parser_kwargs(
+                    "pcgan", "Train and evaluate preconditioned GANs. Sample with `pcgan generate CHECKPOINT`."
+                ),
             )
     except EXPECTED_ERRORS as error:
         if debug:
             raise
         sys.exit(_report(str(error)))
+
+
+def _parser_kwargs(program: str, description: str) -> dict[str, Any]:
+    """Return what makes parsers raise instead of printing a page of usage."""
+    subcommands = {name: {"exit_on_error": False} for name in LightningCLI.subcommands()}
+    return {"prog": program, "description": description, "exit_on_error": False, **subcommands}
 
 
 def _report(message: str) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from pcgan_lightning.images import image_grid, to_pillow, to_uint8
-from pcgan_lightning.modules import GAN
+from pcgan_lightning.modules import GAN, TwoPlayerModule
 
 
 def generate(
@@ -37,20 +37,10 @@ def generate(
     for name, value in (("count", count), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"argument `{name}` must be at least 1, got {value}")
-    if not checkpoint.is_file():
-        raise FileNotFoundError(f"argument `checkpoint` must be a checkpoint file, got {checkpoint}")
     target = output.with_suffix(".png") if grid else output
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise FileExistsError(f"argument `output` must not exist yet or be an empty folder, got {target}")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-
-    try:
-        gan = GAN.load_from_checkpoint(checkpoint, map_location=device)
-    except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError) as error:
-        raise ValueError(
-            f"argument `checkpoint` must be a checkpoint of a GAN of this package, got {checkpoint}"
-        ) from error
+    gan, _ = load_gan(checkpoint, device)
     batches = (gan.sample_images(z, averaged=averaged).cpu() for z in gan.fixed_latents(count, seed).split(batch_size))
     (target.parent if grid else target).mkdir(parents=True, exist_ok=True)
     if grid:
@@ -59,3 +49,34 @@ def generate(
         for number, pixels in enumerate(to_uint8(image) for batch in batches for image in batch):
             to_pillow(pixels).save(target / f"{number:06d}.png")
     print(f"{count} images in {target}", file=sys.stderr)
+
+
+def load_gan(checkpoint: Path, device: str = "auto") -> tuple[TwoPlayerModule, int]:
+    """Return the module of a checkpoint, in evaluation mode, and the iteration at which it was written.
+
+    Args:
+        checkpoint: a checkpoint file.
+        device: where to put it; "auto" for a GPU where there is one.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no checkpoint, or none of a module of this package with a generator.
+    """
+    if not checkpoint.is_file():
+        raise FileNotFoundError(f"argument `checkpoint` must be a checkpoint file, got {checkpoint}")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    rule = "argument `checkpoint` must be a checkpoint of a GAN of this package"
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        names = content["state_dict"]
+        iteration = int(content["global_step"])
+    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError) as error:
+        raise ValueError(f"{rule}, got {checkpoint}, which is none") from error
+    if not any(name.startswith("generator.") for name in names):
+        raise ValueError(f"{rule}, got {checkpoint}, which holds no generator")
+    try:
+        gan = GAN.load_from_checkpoint(checkpoint, map_location=device)
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{rule}, got {checkpoint}: {(str(error).splitlines() or [''])[0]}") from error
+    return gan.eval(), iteration

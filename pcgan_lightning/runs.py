@@ -1,15 +1,27 @@
-"""The run folder of a command: where it is, that it is never overwritten, and how a resumed run continues it."""
+"""The run folder of a command: that it is never overwritten, how a resumed run continues it, and what it ran on."""
 
 import csv
 import itertools
+import json
+import os
+import platform
+import subprocess
+import time
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Optional
 
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 
 CONFIG_FILE = "config.yaml"
+METRICS_FILE = ExperimentWriter.NAME_METRICS_FILE
+ENVIRONMENT_FILE = "environment.json"
 
 
 def check_unused(folder: Path) -> None:
@@ -18,7 +30,7 @@ def check_unused(folder: Path) -> None:
     Raises:
         FileExistsError: naming the folder and the two ways out.
     """
-    if (folder / CONFIG_FILE).exists():
+    if any((folder / name).exists() for name in (CONFIG_FILE, METRICS_FILE)):
         resumable = any((folder / "checkpoints").glob("*.ckpt"))
         remedy = "continue that run with --ckpt_path last" if resumable else "remove it: the run left no checkpoint"
         rule = "argument `run_dir` must not hold a run yet"
@@ -89,3 +101,55 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         return []
     with path.open(newline="") as file:
         return [{key: value for key, value in row.items() if value != ""} for row in csv.DictReader(file)]
+
+
+class RunRecord(Callback):
+    """Records what a run ran on, as ``environment.json``, and how fast, as ``iterations_per_second``."""
+
+    def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        """Write the environment, beside that of an earlier part of the run."""
+        if trainer.is_global_zero and not trainer.fast_dev_run:
+            path = unused_path(Path(trainer.default_root_dir) / ENVIRONMENT_FILE)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(environment(), indent=2) + "\n")
+        self._since, self._iteration = time.perf_counter(), trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log the mean speed since the last time, all that went on included."""
+        if trainer.log_every_n_steps and trainer.global_step % trainer.log_every_n_steps == 0:
+            now, done = time.perf_counter(), trainer.global_step - self._iteration
+            if done:
+                for logger in trainer.loggers:
+                    logger.log_metrics({"iterations_per_second": done / (now - self._since)}, trainer.global_step)
+            self._since, self._iteration = now, trainer.global_step
+
+
+def environment() -> dict[str, Any]:
+    """Return date, commit, hardware, threads and versions."""
+    return {
+        "date": date.today().isoformat(),
+        "commit": _commit(),
+        "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("torch", "lightning", "pcgan_lightning")},
+    }
+
+
+def _commit() -> str:
+    """Return the commit that this package is run from, empty outside a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+changes", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except FileNotFoundError:  # no git
+        return ""
+
+
+def _processor() -> str:
+    cores = os.cpu_count()
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
+        if line.startswith("model name"):
+            return f"{line.partition(':')[2].strip()}, {cores} cores"
+    return f"{platform.processor() or platform.machine()}, {cores} cores"

@@ -19,8 +19,9 @@ FLOORS = [
     {"spectra", "losses", "optim", "images"},
     {"networks"},
     {"data"},
+    {"metrics"},
     {"modules", "callbacks"},
-    {"runs", "generate", "cli"},
+    {"runs", "generate", "evaluate", "report", "cli"},
 ]
 MATHEMATICS = ["spectra", "losses", "optim", "networks", "images"]
 

@@ -7,6 +7,7 @@ from pcgan_lightning.callbacks.preconditioning import (
 )
 from pcgan_lightning.callbacks.progress import GANProgressBar
 from pcgan_lightning.callbacks.samples import SampleGridLogger
+from pcgan_lightning.callbacks.scores import ScoreLogger
 from pcgan_lightning.callbacks.spectrum import SpectrumLogger
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "GANProgressBar",
     "Preconditioning",
     "SampleGridLogger",
+    "ScoreLogger",
     "SpectrumLogger",
 ]

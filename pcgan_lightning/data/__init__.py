@@ -1,7 +1,16 @@
 """Real images: LightningDataModules over the Hugging Face `datasets` library, and their loaders."""
 
 from pcgan_lightning.data.image_data_module import ImageDataModule
+from pcgan_lightning.data.labelled import LabelledImageDataModule
 from pcgan_lightning.data.loaders import MemoryLoader, SequentialLoader
+from pcgan_lightning.data.real_images import RealImages
 from pcgan_lightning.data.streaming import StreamingLoader
 
-__all__ = ["ImageDataModule", "MemoryLoader", "SequentialLoader", "StreamingLoader"]
+__all__ = [
+    "ImageDataModule",
+    "LabelledImageDataModule",
+    "MemoryLoader",
+    "RealImages",
+    "SequentialLoader",
+    "StreamingLoader",
+]

@@ -2,15 +2,17 @@
 
 import warnings
 from math import prod
-from typing import Optional, Union
+from pathlib import Path
+from typing import Literal, Optional, Union
 
 import torch
-from datasets import IterableDataset
+from datasets import Dataset, IterableDataset
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from pcgan_lightning.data.decoding import color_channels, decode_dataset, open_image
 from pcgan_lightning.data.loaders import MemoryLoader, SequentialLoader
+from pcgan_lightning.data.real_images import RealImages, digest_encoded
 from pcgan_lightning.data.sources import Images, open_digits, open_source, undecoded_images
 from pcgan_lightning.data.streaming import StreamingLoader
 
@@ -21,6 +23,8 @@ warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
 
 # Of a local dataset too large for memory. Their order is shuffled, beyond what the buffer reaches.
 LOCAL_SHARDS = 64
+# Of a stream, which has no end: as many as CIFAR-10 has.
+STREAMED_REAL_IMAGES = 50_000
 
 
 class ImageDataModule(LightningDataModule):
@@ -203,6 +207,39 @@ class ImageDataModule(LightningDataModule):
         device, rank, world_size = self._placement()
         self._validation_images = self._validation_images.to(device)
         return SequentialLoader(self._validation_images, self.batch_size, rank, world_size)
+
+    def real_images(self, part: Literal["train", "validation"] = "train", count: Optional[int] = None) -> RealImages:
+        """The first images of a split, to compare generated ones with; works before and after `setup`.
+
+        Args:
+            part: `"train"` for `split`, `"validation"` for `validation_split`.
+            count: How many at most. None: all, or 50,000 of a stream.
+        """
+        split = self.split if part == "train" else self.validation_split
+        if split is None:
+            raise ValueError("argument `validation_split` must name a split to compare with, such as 'test'; got None")
+        dataset = self._open(split)
+        if isinstance(dataset, IterableDataset):
+            dataset = Dataset.from_list(list(dataset.take(count or STREAMED_REAL_IMAGES)), dataset.features)
+        elif count is not None:
+            dataset = dataset.take(min(count, len(dataset)))
+        encoded = (image for rows in dataset.iter(1000) for image in next(iter(rows.values())))
+        kind = open_image(next(iter(dataset[0].values()))).format
+        lossy = ", stored as JPEG: not comparable with scores against lossless originals" if kind == "JPEG" else ""
+        source = Path(self.source).name if Path(self.source).expanduser().exists() else self.source
+        size = f"{self.image_size}x{self.image_size}"
+
+        def load() -> Tensor:
+            known = self._train_data if part == "train" else self._validation_images
+            return known[: len(dataset)] if isinstance(known, Tensor) else self._decode(dataset, split)
+
+        return RealImages(
+            description=f"{source} (split {split}, {size}{lossy})",
+            count=len(dataset),
+            image_shape=self.image_shape,
+            digest=digest_encoded(encoded, settings=f"{self.image_shape}"),
+            load=load,
+        )
 
     test_dataloader = val_dataloader
     predict_dataloader = val_dataloader

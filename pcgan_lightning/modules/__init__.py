@@ -1,6 +1,7 @@
-"""LightningModules: games of a generator and a discriminator."""
+"""LightningModules: games of a generator and a discriminator, and a classifier for their scores."""
 
+from pcgan_lightning.modules.classifier import Classifier, ExportClassifier
 from pcgan_lightning.modules.gan import GAN
 from pcgan_lightning.modules.two_player import TwoPlayerModule
 
-__all__ = ["GAN", "TwoPlayerModule"]
+__all__ = ["GAN", "Classifier", "ExportClassifier", "TwoPlayerModule"]

@@ -1,0 +1,107 @@
+"""`pcgan evaluate`: scores of a checkpoint's generator."""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Optional
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from pcgan_lightning.callbacks.scores import save_scores
+from pcgan_lightning.data import ImageDataModule
+from pcgan_lightning.generate import load_gan
+from pcgan_lightning.images import to_uint8
+from pcgan_lightning.metrics import Features, GenerativeScores, InceptionFeatures, reference_statistics, score_generator
+from pcgan_lightning.metrics.scores import Score
+from pcgan_lightning.runs import CONFIG_FILE
+
+
+def evaluate(
+    checkpoint: Path,
+    data: Optional[ImageDataModule] = None,
+    features: Optional[Features] = None,
+    scores: Optional[Sequence[Score]] = None,
+    count: int = 10_000,
+    part: Literal["train", "validation"] = "train",
+    real_count: Optional[int] = None,
+    averaged: bool = True,
+    seed: int = 0,
+    batch_size: int = 100,
+    device: str = "auto",
+    cache: Optional[Path] = None,
+    output: Optional[Path] = None,
+) -> None:
+    """Score a checkpoint's generator: FID, inception score, KID, precision and recall.
+
+    Args:
+        checkpoint: a checkpoint file of a GAN of this package.
+        data: the real images. None: those of the run whose folder the checkpoint is in.
+        features: what to see in the images: InceptionFeatures, ClassifierFeatures (no download) or ModuleFeatures.
+            None: InceptionFeatures.
+        scores: some of "fid", "score", "kid", "precision_recall"; None: all that the features allow.
+        count: generated images.
+        part: compare with the images of "train" or of "validation".
+        real_count: take the first so many real images. None: all.
+        averaged: use the generator's moving average where the checkpoint has one.
+        seed: seed of the latents.
+        batch_size: images generated and seen at once.
+        device: "auto", "cpu", "cuda", ...
+        cache: folder of the real images' statistics. None: $PCGAN_CACHE, or the user's cache folder.
+        output: JSON file to write. None: into the folder ``evaluations`` of the run, where there is one.
+    """
+    for name, value in (("count", count), ("batch_size", batch_size), ("real_count", real_count)):
+        if value is not None and value < 1:
+            raise ValueError(f"argument `{name}` must be at least 1, got {value}")
+    gan, iteration = load_gan(checkpoint, device)
+    run = _run_of(checkpoint)
+    real = (data if data is not None else _data_of(run, checkpoint)).real_images(part, real_count)
+    metric = GenerativeScores(features if features is not None else InceptionFeatures(), scores=scores).to(gan.device)
+    if tuple(gan.generator.image_shape) != real.image_shape:
+        raise ValueError(
+            f"argument `data` must have images like the generator's, {gan.generator.image_shape}, got {real.image_shape}"
+        )
+    metric.check(count, real)
+    metric.reference = reference_statistics(real, metric.extractor, cache, batch_size, device=gan.device, progress=True)
+    latents = gan.fixed_latents(count, seed)
+
+    def generate(numbers: range) -> Tensor:
+        return to_uint8(gan.sample_images(latents[numbers.start : numbers.stop], averaged=averaged))
+
+    started = time.perf_counter()
+    found = score_generator(metric, generate, count, batch_size, progress=True)
+    print(f"{count:,} images scored in {time.perf_counter() - started:.1f} s", file=sys.stderr)
+    weights = "moving average of the weights" if averaged and gan.averaged_generator is not None else "last weights"
+    protocol = f"Iteration {iteration:,}, {weights}, latents of seed {seed}: {metric.protocol(count, real)}"
+    for name, value in found.items():
+        print(f"{name.replace('_', ' '):24} {value:.6g}")
+    print(protocol)
+    if output is None and run is not None:
+        label = metric.extractor.label or "inception"
+        output = run / "evaluations" / f"{checkpoint.stem}_{label}_{part}.json"
+    if output is not None:
+        save_scores(output, found, protocol, iteration)
+        print(f"written to {output}", file=sys.stderr)
+
+
+def _run_of(checkpoint: Path) -> Optional[Path]:
+    folder = checkpoint.resolve().parent.parent
+    return folder if (folder / CONFIG_FILE).is_file() else None
+
+
+def _data_of(run: Optional[Path], checkpoint: Path) -> LightningDataModule:
+    if run is None:
+        raise ValueError(
+            f"argument `data` must name the real images of a checkpoint outside its run folder, got none for {checkpoint}"
+        )
+    config = yaml.safe_load((run / CONFIG_FILE).read_text())["data"]
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningDataModule, "data")
+    data = parser.instantiate_classes(parser.parse_object({"data": config})).data
+    if not hasattr(data, "real_images"):
+        raise ValueError(f"argument `data` must be an ImageDataModule, got the run's {type(data).__name__}")
+    return data

@@ -1,0 +1,18 @@
+"""Scores of generated images, through torchmetrics and torch-fidelity."""
+
+from pcgan_lightning.metrics.features import ClassifierFeatures, Features, InceptionFeatures, ModuleFeatures
+from pcgan_lightning.metrics.reference import Reference, default_cache, reference_statistics
+from pcgan_lightning.metrics.scores import GenerativeScores, score_generator, score_name
+
+__all__ = [
+    "ClassifierFeatures",
+    "Features",
+    "GenerativeScores",
+    "InceptionFeatures",
+    "ModuleFeatures",
+    "Reference",
+    "default_cache",
+    "reference_statistics",
+    "score_generator",
+    "score_name",
+]

@@ -1,0 +1,92 @@
+"""Statistics of the real images, computed once and kept on disk."""
+
+import hashlib
+import os
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Optional
+
+import torch
+from rich.progress import track
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pcgan_lightning.data import RealImages
+from pcgan_lightning.metrics.features import Features
+
+# KID draws subsets of them, precision and recall measure distances among them: more would only cost.
+KEPT_FEATURES = 10_000
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Statistics of real images.
+
+    Attributes:
+        mean: of their features, float64 ``[d]``.
+        covariance: of their features, unbiased, float64 ``[d, d]``.
+        features: of the first 10,000 of them, float32 ``[min(count, 10000), d]``.
+        count: int64 scalar, the number of images.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    features: Tensor
+    count: Tensor
+
+
+def default_cache() -> Path:
+    """Return the folder of cached statistics: ``$PCGAN_CACHE``, or ``pcgan_lightning`` in the user's cache folder."""
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("PCGAN_CACHE") or user / "pcgan_lightning")
+
+
+def reference_statistics(
+    real: RealImages,
+    features: Features,
+    cache: Optional[Path] = None,
+    batch_size: int = 100,
+    device: torch.device = torch.device("cpu"),
+    progress: bool = False,
+) -> Reference:
+    """Return the statistics of real images, from the cache where it has them.
+
+    Args:
+        real: the images. They are decoded only if the cache has no statistics of them.
+        features: what to see in them.
+        cache: folder; entries are named by a digest of the images and of the features' weights. None:
+            :func:`default_cache`.
+        batch_size: images seen at once.
+        device: where the features are computed.
+        progress: show a bar.
+    """
+    features.load()
+    key = hashlib.blake2b(f"1 {real.digest} {features.fingerprint()}".encode(), digest_size=16).hexdigest()
+    path = (cache or default_cache()) / f"{key}.safetensors"
+    try:
+        return Reference(**load_file(path))
+    except (FileNotFoundError, SafetensorError, TypeError):  # not there, or damaged
+        pass
+    features.to(device)
+    batches = real.load().split(batch_size)
+    batches = track(batches, "features of real images", disable=not progress)
+    reference = statistics(torch.cat([features(batch.to(device))[0].cpu() for batch in batches]))
+    _write(reference, path)
+    return reference
+
+
+def statistics(features: Tensor) -> Reference:
+    """Return the statistics of features ``[N, d]``, N > 1."""
+    wide = features.double()
+    return Reference(wide.mean(0), torch.cov(wide.T), features[:KEPT_FEATURES].clone(), torch.tensor(len(features)))
+
+
+def _write(reference: Reference, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Several processes may write the same entry, and any may be interrupted.
+    handle, draft = tempfile.mkstemp(dir=path.parent, suffix=".draft")
+    os.close(handle)
+    save_file(asdict(reference), draft)
+    os.replace(draft, path)
