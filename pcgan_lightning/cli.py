@@ -6,21 +6,21 @@ import sys
 from pathlib import Path
 from typing import Any, Optional
 
-from jsonargparse import ArgumentError, Namespace, auto_cli
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, auto_cli
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 # Imported for their names: a config may say `class_path: GAN` without the package's path.
-from pcgan_lightning import data, losses, metrics, modules, networks, optim  # noqa: F401
+from pcgan_lightning import callbacks, data, losses, metrics, modules, networks, optim  # noqa: F401
 from pcgan_lightning.callbacks import GANProgressBar, Preconditioning, SampleGridLogger, ScoreLogger, SpectrumLogger
 from pcgan_lightning.evaluate import evaluate
 from pcgan_lightning.generate import generate
 from pcgan_lightning.report import report
 from pcgan_lightning.runs import CONFIG_FILE, RunCSVLogger, RunRecord, check_unused, last_checkpoint, unused_path
 
-FUNCTIONS = {"evaluate": evaluate, "generate": generate, "report": report}
+FUNCTIONS = {"evaluate": evaluate, "generate": generate}
 EXPECTED_ERRORS = (ArgumentError, ValueError, TypeError, OSError, ModuleNotFoundError, MisconfigurationException)
 
 LOGGER_PACKAGES = {
@@ -102,10 +102,10 @@ class PCGANCLI(LightningCLI):
             configured.pop("progress", None)
         if trainer_config.get("enable_checkpointing") is False:
             configured.pop("checkpoint", None)
-        callbacks = [c for c in configured.values() if c is not None]
+        chosen = [c for c in configured.values() if c is not None]
         if self.subcommand == "fit":
-            callbacks.append(RunRecord())
-        return self._instantiate_trainer(trainer_config, callbacks)
+            chosen.append(RunRecord())
+        return self._instantiate_trainer(trainer_config, chosen)
 
     def after_fit(self) -> None:
         """Save the final state, whatever the interval of checkpoints."""
@@ -180,6 +180,11 @@ def main(arguments: Optional[list[str]] = None) -> None:
         command = sys.argv[1] if len(sys.argv) > 1 else ""
         if command in FUNCTIONS:
             auto_cli(FUNCTIONS[command], args=sys.argv[2:], exit_on_error=False, prog=f"pcgan {command}")
+        elif command == "report":
+            parser = ArgumentParser(prog="pcgan report", exit_on_error=False)
+            parser.add_argument("runs", nargs="+", type=Path, help="run folders of `pcgan fit`")
+            parser.add_function_arguments(report, skip={"runs"})
+            report(**parser.parse_args(sys.argv[2:]).as_dict())
         elif command == "classifier":
             sys.argv[:2] = ["pcgan classifier"]
             LightningCLI(

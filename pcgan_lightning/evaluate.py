@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Optional
 
-import torch
 import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
@@ -63,7 +62,8 @@ def evaluate(
     metric = GenerativeScores(features if features is not None else InceptionFeatures(), scores=scores).to(gan.device)
     if tuple(gan.generator.image_shape) != real.image_shape:
         raise ValueError(
-            f"argument `data` must have images like the generator's, {gan.generator.image_shape}, got {real.image_shape}"
+            f"argument `data` must have images like the generator's, {gan.generator.image_shape}, got "
+            f"{real.image_shape}"
         )
     metric.check(count, real)
     metric.reference = reference_statistics(real, metric.extractor, cache, batch_size, device=gan.device, progress=True)
@@ -96,7 +96,8 @@ def _run_of(checkpoint: Path) -> Optional[Path]:
 def _data_of(run: Optional[Path], checkpoint: Path) -> LightningDataModule:
     if run is None:
         raise ValueError(
-            f"argument `data` must name the real images of a checkpoint outside its run folder, got none for {checkpoint}"
+            "argument `data` must name the real images of a checkpoint outside its run folder, got none for "
+            f"{checkpoint}"
         )
     config = yaml.safe_load((run / CONFIG_FILE).read_text())["data"]
     parser = ArgumentParser(exit_on_error=False)

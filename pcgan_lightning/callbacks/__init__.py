@@ -1,5 +1,6 @@
 """Lightning callbacks: preconditioning and its monitors, for any LightningModule."""
 
+from pcgan_lightning.callbacks.acceleration import Acceleration
 from pcgan_lightning.callbacks.preconditioning import (
     AdaptivePreconditioning,
     FixedPreconditioning,
@@ -11,6 +12,7 @@ from pcgan_lightning.callbacks.scores import ScoreLogger
 from pcgan_lightning.callbacks.spectrum import SpectrumLogger
 
 __all__ = [
+    "Acceleration",
     "AdaptivePreconditioning",
     "FixedPreconditioning",
     "GANProgressBar",

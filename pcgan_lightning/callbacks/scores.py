@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Optional
 
@@ -95,21 +96,29 @@ class ScoreLogger(Callback):
         if stage == "fit":
             self.metric.extractor.load()
 
+    def on_fit_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        """Compute the real images' statistics, or read them, where a data module knows the images by itself."""
+        self.metric.reference = None
+        if hasattr(trainer.datamodule, "real_images"):
+            self._prepare(trainer, trainer.datamodule.real_images(self.part, self.real_count), progress=True)
+
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Compute the real images' statistics, or read them."""
-        self.metric.to(pl_module.device)
-        real = _real_images(trainer, self.part, self.real_count)
+        """The same where the images come from a loader."""
+        if self.metric.reference is None:
+            self._prepare(trainer, _from_loader(trainer, self.part, self.real_count))
+
+    def _prepare(self, trainer: "pl.Trainer", real: RealImages, progress: bool = False) -> None:
+        device = trainer.strategy.root_device
+        self.metric.to(device)
         self.metric.check(self.count, real)
         self._protocol = self.metric.protocol(self.count, real)
-        if trainer.local_rank == 0:
-            self._read_statistics(real, pl_module.device)
-        trainer.strategy.barrier()
-        self._read_statistics(real, pl_module.device)  # other processes of the machine find them in the cache
-
-    def _read_statistics(self, real: RealImages, device: torch.device) -> None:
-        self.metric.reference = reference_statistics(
-            real, self.metric.extractor, self.cache, self.batch_size, device=device
-        )
+        # The first process of a machine computes; the others find it in the cache.
+        for turn in (True, False):
+            if (trainer.local_rank == 0) is turn:
+                self.metric.reference = reference_statistics(
+                    real, self.metric.extractor, self.cache, self.batch_size, device, progress and turn
+                )
+            trainer.strategy.barrier()
 
     def on_train_batch_end(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
@@ -160,25 +169,24 @@ class ScoreLogger(Callback):
 def save_scores(path: Path, scores: dict[str, float], protocol: str, iteration: int) -> None:
     """Write scores with what is needed to read them later."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"iteration": iteration, "scores": scores, "protocol": protocol}
+    date = datetime.now().isoformat(timespec="seconds")
+    content = {"iteration": iteration, "scores": scores, "protocol": protocol, "date": date}
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _real_images(trainer: "pl.Trainer", part: str, count: Optional[int]) -> RealImages:
-    """Return the trainer's real images: of ``ImageDataModule``, or gathered from any loader."""
-    if hasattr(trainer.datamodule, "real_images"):
-        return trainer.datamodule.real_images(part, count)
-    if part == "validation" and not trainer.val_dataloaders:
-        raise ValueError("argument `part` must be 'train' where the trainer has no validation images, got 'validation'")
+def _from_loader(trainer: "pl.Trainer", part: str, count: Optional[int]) -> RealImages:
+    """Return the images of any loader as the real ones."""
     loader = trainer.train_dataloader if part == "train" else trainer.val_dataloaders
-    images = _gather(loader[0] if isinstance(loader, list) else loader, trainer.lightning_module, count)
+    if not loader:
+        raise ValueError(f"argument `part` must name a loader that the trainer has, got {part!r}")
+    images = _gather(loader[0] if isinstance(loader, list) else loader, count)
     size = f"{images.shape[-2]}x{images.shape[-1]}"
     return RealImages(
         f"the {part} loader ({size})", len(images), tuple(images.shape[1:]), digest_pixels(images), lambda: images
     )
 
 
-def _gather(loader: Any, pl_module: "pl.LightningModule", count: Optional[int]) -> Tensor:
+def _gather(loader: Any, count: Optional[int]) -> Tensor:
     """Return a loader's images as uint8, and leave its place and the random state as they were."""
     place = loader.state_dict() if hasattr(loader, "load_state_dict") else None
     found, total = [], 0

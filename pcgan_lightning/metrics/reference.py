@@ -5,7 +5,7 @@ import os
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 import torch
 from rich.progress import track
@@ -48,7 +48,7 @@ def reference_statistics(
     features: Features,
     cache: Optional[Path] = None,
     batch_size: int = 100,
-    device: torch.device = torch.device("cpu"),
+    device: Union[str, torch.device] = "cpu",
     progress: bool = False,
 ) -> Reference:
     """Return the statistics of real images, from the cache where it has them.

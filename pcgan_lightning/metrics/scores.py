@@ -152,9 +152,9 @@ class GenerativeScores(Metric):
     def protocol(self, count: int, real: RealImages) -> str:
         """Return in one sentence what was compared with what."""
         return (
-            f"{count:,} generated images against {real.count:,} of {real.description}; {self.extractor.description}; score over {self.splits} splits, KID "
-            f"over {self.kid_subsets} subsets of {self.kid_subset_size:,}, precision and recall with {self.neighbours} "
-            f"neighbours on up to {KEPT_FEATURES:,} images of each."
+            f"{count:,} generated images against {real.count:,} of {real.description}; {self.extractor.description}; "
+            f"score over {self.splits} splits, KID over {self.kid_subsets} subsets of {self.kid_subset_size:,}, "
+            f"precision and recall with {self.neighbours} neighbours on up to {KEPT_FEATURES:,} images of each."
         )
 
 

@@ -176,8 +176,9 @@ class TwoPlayerModule(pl.LightningModule):
             scheduler.step()
         for name, value in metrics.items():
             self.log(name, value, prog_bar=name.startswith("loss/"))
-        # Lightning takes this entry as the x-axis; its own count starts one lower.
-        self.log("step", float(self.global_step))
+        # Lightning takes this entry as the x-axis; its own count starts one lower. Filled in on the device: a number
+        # would be copied there, and the host would wait for it.
+        self.log("step", torch.full((), float(self.global_step), device=self.device))
 
     def real_images(self, batch: Any) -> Tensor:
         """Return the images of a batch: a tensor, or the first entry of a sequence, or of a mapping.

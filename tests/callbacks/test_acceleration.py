@@ -1,0 +1,82 @@
+"""Acceleration: the same training, compiled and in another order of memory."""
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from pcgan_lightning.callbacks import Acceleration, AdaptivePreconditioning
+from pcgan_lightning.data import ImageDataModule
+from pcgan_lightning.modules import GAN
+from pcgan_lightning.networks import ResNetDiscriminator, ResNetGenerator
+from pcgan_lightning.spectra import preconditioners
+
+
+def train(tmp_path, *callbacks):
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    networks = ResNetGenerator(channels=1, latent_dim=4, width=2), ResNetDiscriminator(channels=1, width=2)
+    gan = GAN(*networks, ema_decay=0.5).double()
+    # The degrees change once, between the iterations.
+    apc = AdaptivePreconditioning(thresholds=(1e-3,), degrees=(1, 3), every_n_steps=2)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=4,
+        default_root_dir=tmp_path,
+        precision="64-true",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[apc, *callbacks],
+    )
+    trainer.fit(gan, datamodule=ImageDataModule(batch_size=4, max_images=16, seed=0))
+    return gan
+
+
+@pytest.fixture(autouse=True)
+def _precision():
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def test_the_same_training(tmp_path, monkeypatch):
+    counter = CompileCounterWithBackend("aot_eager")
+    original = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **kwargs: original(self, **kwargs | {"backend": counter})
+    )
+    plain, fast = train(tmp_path), train(tmp_path, Acceleration())
+    assert counter.frame_count >= 4, "the networks were not compiled"
+    assert {p.polynomial.degree for p in preconditioners(fast.discriminator).values()} == {1, 3}
+    assert list(plain.state_dict()) == list(fast.state_dict())
+    for name, value in plain.state_dict().items():
+        # Another order of memory sums in another order; Adam makes of a rounding error in a gradient near 0 a step.
+        torch.testing.assert_close(value, fast.state_dict()[name], rtol=1e-6, atol=1e-7, msg=name)
+
+
+def test_a_network_is_compiled_whole():
+    """No break of the graph in a network with PC-layers: forward, cache and polynomial in one."""
+    from pcgan_lightning.spectra import precondition
+
+    torch._dynamo.reset()
+    network = ResNetDiscriminator(width=2)
+    precondition(network, degree=7)
+    images = torch.randn(2, 3, 32, 32)
+    expected = network(images)
+    network.compile(backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(network(images), expected)
+
+
+def test_order_of_memory(tmp_path):
+    gan = train(tmp_path, Acceleration(compile_mode=None))
+    weight = gan.generator.blocks[0].conv1.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    plain = train(tmp_path, Acceleration(compile_mode=None, channels_last=False))
+    assert plain.generator.blocks[0].conv1.weight.is_contiguous()
+
+
+def test_wrong_target(tmp_path):
+    with pytest.raises(ValueError, match="argument `target` must name a submodule of GAN"):
+        train(tmp_path, Acceleration(targets=["critic"]))

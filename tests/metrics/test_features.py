@@ -1,0 +1,170 @@
+"""Features: what networks see in images, and what is wrong with their weights."""
+
+import re
+from urllib.error import URLError
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+from pcgan_lightning.metrics import ClassifierFeatures, InceptionFeatures, ModuleFeatures
+from pcgan_lightning.metrics.features import SHIPPED_CLASSIFIER
+from pcgan_lightning.networks import ImageClassifier
+
+
+def test_inception_is_that_of_torch_fidelity(inception_weights, make_images):
+    ours = InceptionFeatures(weights=inception_weights)
+    ours.load()
+    theirs = FeatureExtractorInceptionV3(
+        "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(inception_weights)
+    )
+    images = make_images(2, size=32)
+    for own, reference in zip(ours(images), theirs(images), strict=True):
+        assert torch.equal(own, reference)
+    assert [t.shape[1] for t in ours(images)] == [2048, 1008]
+
+
+def test_classifier_sees_scaled_images(make_images):
+    features = ClassifierFeatures()
+    features.load()
+    images = make_images(3, size=32)
+    found, logits = features(images)
+    scaled = images.float() / 127.5 - 1
+    assert found.shape == (3, features.network.feature_dim)
+    # The other order of memory sums in another order.
+    torch.testing.assert_close(logits, features.network(scaled), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found, features.network.features(scaled), rtol=1e-4, atol=1e-4)
+
+
+def test_classifier_resizes(make_images):
+    """An image made of 2x2 blocks of equal pixels is nearly what its enlargement by 2 is."""
+    features = ClassifierFeatures()
+    features.load()
+    small = make_images(4, size=16)
+    large = small.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    logits, expected = features(small)[1], features(large)[1]
+    assert (logits - expected).norm() < 0.3 * (expected - expected.mean(0)).norm()
+
+
+def test_grey_images_are_repeated(features, make_images):
+    grey = make_images(3)[:, :1]
+    assert torch.equal(features(grey)[0], features(grey.repeat(1, 3, 1, 1))[0])
+
+
+def test_module_features_in_minus_one_to_one():
+    class Identity(nn.Module):
+        def forward(self, images):
+            return images.flatten(1)
+
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+    found, logits = ModuleFeatures(Identity())(images)
+    torch.testing.assert_close(found, torch.tensor([[-1.0, -0.6, 1.0]]))
+    assert logits is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((2, 3, 8, 8), torch.float32), ((2, 2, 8, 8), torch.uint8), ((3, 8, 8), torch.uint8)]
+)
+def test_images_of_the_wrong_kind(features, shape, dtype):
+    with pytest.raises(ValueError, match="argument `images` must be uint8 of shape"):
+        features(torch.zeros(shape, dtype=dtype))
+
+
+def test_features_of_the_wrong_size():
+    with pytest.raises(ValueError, match=re.escape("shape [N, d], got [2, 4, 8, 8] for 2 images")):
+        ModuleFeatures(nn.Conv2d(3, 4, 1))(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+
+
+def test_fingerprint_follows_weights_and_network(features):
+    before = features.fingerprint()
+    assert features.fingerprint() == before
+    features.module.head.bias.data[0] += 1
+    changed = features.fingerprint()
+    assert changed != before
+    features.module.backbone[1] = nn.ReLU()
+    assert features.fingerprint() not in (before, changed)
+
+
+def test_label_is_a_word():
+    with pytest.raises(ValueError, match="argument `label` must be a word"):
+        ModuleFeatures(nn.Identity(), label="no word")
+
+
+@pytest.mark.parametrize("kind", [InceptionFeatures, ClassifierFeatures])
+def test_missing_weights(kind, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"argument `weights` must be .*nowhere.*put (it )?there"):
+        kind(weights=tmp_path / "nowhere").load()
+
+
+@pytest.mark.parametrize("kind", [InceptionFeatures, ClassifierFeatures])
+def test_weights_that_are_none(kind, tmp_path):
+    (tmp_path / "text").write_text("no weights")
+    with pytest.raises(ValueError, match=r"argument `weights` must be .*text"):
+        kind(weights=tmp_path / "text").load()
+
+
+def test_weights_of_another_network(tmp_path):
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "linear.pth")
+    with pytest.raises(ValueError, match=r"argument `weights` must be torch-fidelity's Inception weights.*linear.pth"):
+        InceptionFeatures(weights=tmp_path / "linear.pth").load()
+    save_file(nn.Linear(2, 2).state_dict(), tmp_path / "linear.safetensors", {"init_args": "{}"})
+    with pytest.raises(ValueError, match=r"argument `weights` must be written by `pcgan classifier fit`"):
+        ClassifierFeatures(weights=tmp_path / "linear.safetensors").load()
+
+
+def test_inception_weights_run_no_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "was_here"), "w"))
+
+    torch.save({"weight": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(ValueError, match="argument `weights`"):
+        InceptionFeatures(weights=tmp_path / "evil.pth").load()
+    assert not (tmp_path / "was_here").exists()
+
+
+def test_unreachable_download(monkeypatch, tmp_path):
+    def unreachable(*args, **kwargs):
+        raise URLError("Name or service not known")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", unreachable)
+    with pytest.raises(OSError, match=rf"cannot be reached.*put it to {tmp_path}.*weights-inception-2015.*\.pth"):
+        InceptionFeatures().load()
+
+
+def test_downloaded_weights_are_found(monkeypatch, tmp_path, inception_weights):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "weights-inception-2015-12-05-6726825d.pth").symlink_to(inception_weights)
+    features = InceptionFeatures()
+    features.load()
+    assert features.network is not None
+
+
+def test_shipped_classifier_is_small_and_says_how_it_was_made():
+    assert SHIPPED_CLASSIFIER.stat().st_size < 8e6
+    from safetensors import safe_open
+
+    with safe_open(SHIPPED_CLASSIFIER, framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata["command"].startswith("pcgan classifier fit --config configs/classifier/cifar10.yaml")
+    assert 0.5 < float(metadata["accuracy"]) < 1
+    own = ImageClassifier()
+    own.load_state_dict(load_file(SHIPPED_CLASSIFIER))  # the defaults are the shipped ones
+
+
+def test_shipped_classifier_is_as_accurate_as_it_says(cifar10):
+    from pcgan_lightning.data import LabelledImageDataModule
+
+    features = ClassifierFeatures()
+    features.load()
+    data = LabelledImageDataModule(source=str(cifar10), split="test[:2000]", validation_split="test[:2000]")
+    data.setup("validate")
+    right = sum((features(images)[1].argmax(1) == labels).sum().item() for images, labels in data.val_dataloader())
+    stated = float(re.search(r"([\d.]+)%", features.description)[1]) / 100
+    # Four standard deviations of 2,000 draws.
+    assert abs(right / 2000 - stated) < 4 * (stated * (1 - stated) / 2000) ** 0.5
