@@ -60,7 +60,32 @@ def preconditioning_overhead(content: dict[str, Any]) -> list[str]:
     return [*rows, "", f"One measurement of the full spectrum takes {spectrum} of 1,000 iterations."]
 
 
-TABLES = {"preconditioning_overhead": preconditioning_overhead, "table1": table1}
+def throughput(content: dict[str, Any]) -> list[str]:
+    result, settings = content["result"], content["settings"]
+    speeds, reference = result["iterations_per_second"], result["iterations_per_second"]["plain eager torch, float32"]
+    lines = ["| training run | iterations/s | times plain |", "|---|---|---|"]
+    lines += [f"| {name} | {speed:.2f} | {speed / reference:.2f} |" for name, speed in speeds.items()]
+    widths = "/".join(map(str, settings["widths"]))
+    work = result["flops_per_iteration"] / 1e9
+    return [*lines, "", f"Widths {widths}, batch {settings['batch_size']}: {work:.1f} GFLOP an iteration."]
+
+
+def scoring(content: dict[str, Any]) -> list[str]:
+    lines = ["| features | seconds | features alone | ratio | of the rest, generator |", "|---|---|---|---|---|"]
+    for name, row in content["result"].items():
+        ratio = row["seconds"] / row["extractor_seconds"]
+        times = " | ".join(f"{row[key]:.1f}" for key in ("seconds", "extractor_seconds"))
+        lines.append(f"| {name} | {times} | {ratio:.2f} | {row['generator_seconds']:.1f} |")
+    settings = content["settings"]
+    return [*lines, "", f"{settings['count']:,} images of a ResNet generator of width {settings['width']}."]
+
+
+TABLES = {
+    "preconditioning_overhead": preconditioning_overhead,
+    "scoring": scoring,
+    "table1": table1,
+    "throughput": throughput,
+}
 
 
 def table(name: str) -> str:

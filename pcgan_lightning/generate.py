@@ -71,7 +71,7 @@ def load_gan(checkpoint: Path, device: str = "auto") -> tuple[TwoPlayerModule, i
         content = torch.load(checkpoint, map_location="cpu", weights_only=True)
         names = content["state_dict"]
         iteration = int(content["global_step"])
-    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError) as error:
+    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError) as error:
         raise ValueError(f"{rule}, got {checkpoint}, which is none") from error
     if not any(name.startswith("generator.") for name in names):
         raise ValueError(f"{rule}, got {checkpoint}, which holds no generator")

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 from torch.optim.lr_scheduler import OneCycleLR
 from torchmetrics.classification import MulticlassAccuracy
@@ -26,7 +26,7 @@ class Classifier(pl.LightningModule):
     Logged: ``loss`` and, on the validation images, ``accuracy`` in 0..1.
 
     Args:
-        network: images in [-1, 1] -> logits. Default: ``ImageClassifier()``, for CIFAR-10.
+        network: the classifier. Default: ``ImageClassifier()``, for CIFAR-10.
         optimizer: function of the parameters; its learning rate is the cycle's peak.
         label_smoothing: in [0, 1).
         shift: images are shifted by up to so many pixels, mirrored at the borders.
@@ -35,7 +35,7 @@ class Classifier(pl.LightningModule):
 
     def __init__(
         self,
-        network: Optional[nn.Module] = None,
+        network: Optional[ImageClassifier] = None,
         optimizer: OptimizerCallable = lambda p: torch.optim.SGD(
             p, lr=0.2, momentum=0.9, weight_decay=5e-4, nesterov=True
         ),

@@ -87,7 +87,7 @@ def read_runs(folders: list[Path]) -> list[Run]:
 
 def _read_run(folder: Path, name: str, number: int) -> Run:
     grids = ((re.fullmatch(r"iteration_(\d+)\.png", p.name), p) for p in sorted(folder.glob("samples/*.png")))
-    evaluations = [_read_mapping(path) for path in sorted(folder.glob("evaluations/*.json"))]
+    evaluations = [_read_mapping(path, "scores") for path in sorted(folder.glob("evaluations/*.json"))]
     config = folder / "config.yaml"
     environment = folder / "environment.json"
     return Run(
@@ -96,7 +96,7 @@ def _read_run(folder: Path, name: str, number: int) -> Run:
         dash=DASHES[number // len(COLORS) % len(DASHES)],
         series=_read_metrics(folder / "metrics.csv"),
         config=dict(_flatten(_read_mapping(config))) if config.exists() else None,
-        environment=_read_mapping(environment) if environment.exists() else {},
+        environment=_read_mapping(environment, "versions") if environment.exists() else {},
         # One that bears no date was made while training, at its iteration.
         evaluations=sorted(evaluations, key=lambda e: (str(e.get("date") or ""), int(e.get("iteration") or 0))),
         grids={int(match[1]): path for match, path in grids if match},
@@ -132,7 +132,8 @@ def _read_metrics(path: Path) -> dict[str, Series]:
     return {name: (np.array([s for s, _ in m]), np.array([v for _, v in m])) for name, m in ordered.items()}
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
+def _read_mapping(path: Path, *inner: str) -> dict[str, Any]:
+    """Return a JSON or YAML file's content, whose entries `inner` are mappings too where they are."""
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
@@ -141,6 +142,9 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         raise ValueError(f"argument `runs` must hold readable files, got {path}: {reason}") from error
     if not isinstance(content, dict):
         raise ValueError(f"argument `runs` must hold readable files, got {path}, which is no mapping")
+    for key in inner:
+        if not isinstance(content.get(key, {}), dict):
+            raise ValueError(f"argument `runs` must hold readable files, got {path}, where {key!r} is no mapping")
     return content
 
 

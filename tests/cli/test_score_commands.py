@@ -1,0 +1,275 @@
+"""pcgan evaluate, pcgan report, pcgan classifier, and scores of a fit."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+from pcgan_lightning.cli import main
+from pcgan_lightning.data import ImageDataModule
+from pcgan_lightning.generate import load_gan
+from pcgan_lightning.images import to_uint8
+from pcgan_lightning.metrics import ClassifierFeatures, GenerativeScores, reference_statistics, score_generator
+
+ROOT = Path(__file__).parents[2]
+SCORES = "[fid,score,precision_recall]"  # KID wants more images than a test has time for
+
+
+def pcgan(monkeypatch, *arguments):
+    """Run the command as a shell would; return its exit status."""
+    monkeypatch.setattr(sys, "argv", ["pcgan", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as end:
+        return end.code or 0
+    return 0
+
+
+def error(capsys):
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pcgan: error:")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("PCGAN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A short run of the quickstart with scores."""
+    folder = tmp_path_factory.mktemp("scored") / "run"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("PCGAN_CACHE", str(folder.parent / "cache"))
+        fit = (
+            *("fit", "--config", ROOT / "configs" / "quickstart.yaml", "--run_dir", folder, "--trainer.max_steps=4"),
+            *("--data.batch_size=4", "--model.generator.width=2", "--model.discriminator.width=2"),
+            *("--model.generator.initialization=xavier_uniform", "--trainer.log_every_n_steps=2"),
+            *("--scores=ScoreLogger", "--scores.features=ClassifierFeatures", "--scores.count=200"),
+            *("--scores.every_n_steps=2", f"--scores.scores={SCORES}", "--trainer.enable_model_summary=false"),
+        )
+        assert pcgan(monkeypatch, *fit) == 0
+    return folder
+
+
+def evaluate(monkeypatch, checkpoint, *more):
+    common = ("--features=ClassifierFeatures", f"--scores={SCORES}")
+    return pcgan(monkeypatch, "evaluate", checkpoint, "--count=200", *common, *more)  # the last of a kind wins
+
+
+def test_scores_of_a_fit(run):
+    with (run / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["metric/classifier_fid"]]
+    assert [int(float(row["step"])) for row in rows] == [2, 4]
+    assert "metric/fid" not in rows[0], "a classifier's scores are never called FID"
+    saved = json.loads((run / "evaluations" / "iteration_0000004.json").read_text())
+    assert float(rows[-1]["metric/classifier_fid"]) == saved["scores"]["classifier_fid"]
+    assert "classifier with" in saved["protocol"]
+
+
+def test_a_run_says_what_it_ran_on(run):
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["versions"]["torch"] == torch.__version__.partition("+")[0] or environment["versions"]["torch"]
+    assert environment["hardware"]
+    with (run / "metrics.csv").open() as file:
+        speeds = [float(row["iterations_per_second"]) for row in csv.DictReader(file) if row["iterations_per_second"]]
+    assert len(speeds) == 2
+    assert all(0 < speed < 1e4 for speed in speeds)
+
+
+@pytest.mark.parametrize("averaged", [True, False])
+def test_evaluate(run, monkeypatch, capsys, tmp_path, averaged):
+    """The printed and the saved scores are those of the images that `pcgan generate` makes."""
+    checkpoint, output = run / "checkpoints" / "last.ckpt", tmp_path / "scores.json"
+    assert evaluate(monkeypatch, checkpoint, f"--averaged={averaged}", "--seed=3", "--output", output) == 0
+    printed = capsys.readouterr()
+    features = ClassifierFeatures()
+    metric = GenerativeScores(
+        features, reference_statistics(ImageDataModule().real_images(), features), scores=["fid", "score"]
+    )
+    gan, _ = load_gan(checkpoint)
+    images = to_uint8(gan.sample_images(gan.fixed_latents(200, 3), averaged=averaged))
+    expected = score_generator(metric, lambda numbers: images[numbers.start : numbers.stop], 200)
+    saved = json.loads(output.read_text())
+    for name, value in expected.items():
+        assert saved["scores"][name] == pytest.approx(value, rel=1e-3)
+        assert f"{saved['scores'][name]:.6g}" in printed.out
+    assert "classifier fid" in printed.out
+    assert "\nfid" not in printed.out
+    assert saved["protocol"] in printed.out
+    assert "200 generated images against 1,797 of digits (split train, 32x32)" in saved["protocol"]
+    assert ("moving average" in saved["protocol"]) == averaged
+    assert "generated images" in printed.err or "generated images" in printed.out  # the bar
+    assert saved["iteration"] == 4
+
+
+def test_evaluation_lands_in_its_run(run, monkeypatch):
+    assert evaluate(monkeypatch, run / "checkpoints" / "last.ckpt") == 0
+    assert (run / "evaluations" / "last_classifier_train.json").is_file()
+
+
+def test_evaluate_with_other_data(run, monkeypatch, tmp_path, capsys):
+    """A checkpoint alone, moved out of its run."""
+    checkpoint = tmp_path / "alone.ckpt"
+    checkpoint.write_bytes((run / "checkpoints" / "last.ckpt").read_bytes())
+    assert evaluate(monkeypatch, checkpoint) == 1
+    assert "`data` must name the real images" in error(capsys)
+    data = ("--data=ImageDataModule", "--data.validation_split=test", "--part=validation")
+    assert evaluate(monkeypatch, checkpoint, *data) == 0
+    assert "against 297 of digits (split test" in capsys.readouterr().out
+
+
+def test_real_statistics_are_computed_once(run, monkeypatch, cache, capsys):
+    for _ in range(2):
+        assert evaluate(monkeypatch, run / "checkpoints" / "last.ckpt") == 0
+    assert len(list(cache.iterdir())) == 1
+    printed = capsys.readouterr()
+    assert (printed.out + printed.err).count("features of real images") == 1
+
+
+def without_generator(run, folder):
+    content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    content["state_dict"] = {k: v for k, v in content["state_dict"].items() if k.startswith("discriminator")}
+    torch.save(content, folder / "discriminator.ckpt")
+    return folder / "discriminator.ckpt"
+
+
+def truncated(run, folder):
+    (folder / "half.ckpt").write_bytes((run / "checkpoints" / "last.ckpt").read_bytes()[:5000])
+    return folder / "half.ckpt"
+
+
+MISTAKES = {
+    "no checkpoint": (lambda run, folder: folder / "no.ckpt", [], "`checkpoint` must be a checkpoint file, got"),
+    "another file": (lambda *_: ROOT / "README.md", [], "`checkpoint` must be a checkpoint of a GAN of this package"),
+    "truncated": (truncated, [], "`checkpoint` must be a checkpoint of a GAN of this package"),
+    "no generator": (without_generator, [], "discriminator.ckpt, which holds no generator"),
+    "too few": (
+        None,
+        ["--count=150"],
+        "`count` must give at least 193 generated images (the number of features, for FID)",
+    ),
+    "too few for KID": (None, ["--count=500", "--scores=[kid]"], "`count` must give at least 1,000 generated images"),
+    "too few real": (None, ["--real_count=100"], "`count` must give at least 193 real images"),
+    "no images": (None, ["--count=0"], "`count` must be at least 1, got 0"),
+    "unknown score": (None, ["--scores=[is]"], "scores"),
+    "missing weights": (
+        None,
+        ["--features.weights=nowhere.safetensors"],
+        "`weights` must be a file of classifier weights, got nowhere.safetensors, which does not exist; put there what",
+    ),
+    "missing Inception": (
+        None,
+        ["--features=InceptionFeatures", "--features.weights=nowhere.pth"],
+        "`weights` must be a file of Inception weights, got nowhere.pth, which does not exist; download https://",
+    ),
+    "no validation split": (None, ["--part=validation"], "`validation_split` must name a split"),
+    "another size": (
+        None,
+        ["--data=ImageDataModule", "--data.image_size=16"],
+        "`data` must have images like the generator's, (1, 32, 32), got (1, 16, 16)",
+    ),
+    "unknown option": (None, ["--cuont=3"], "cuont"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistake_gets_one_line(mistake, run, monkeypatch, tmp_path, capsys):
+    checkpoint, arguments, message = MISTAKES[mistake]
+    path = checkpoint(run, tmp_path) if checkpoint else run / "checkpoints" / "last.ckpt"
+    assert evaluate(monkeypatch, path, *arguments) == 1
+    assert message in error(capsys)
+
+
+def test_unreachable_download(run, monkeypatch, tmp_path, capsys):
+    def unreachable(*args, **kwargs):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", unreachable)
+    assert pcgan(monkeypatch, "evaluate", run / "checkpoints" / "last.ckpt") == 1
+    assert "download it elsewhere and put it to" in error(capsys)
+
+
+def test_fit_refuses_what_it_cannot_score(monkeypatch, tmp_path, capsys):
+    folder = tmp_path / "run"
+    fit = (
+        *("fit", "--config", ROOT / "configs" / "quickstart.yaml", "--run_dir", folder, "--trainer.max_steps=2"),
+        *("--scores=ScoreLogger", "--scores.features=ClassifierFeatures", "--scores.count=100"),
+    )
+    assert pcgan(monkeypatch, *fit) == 1
+    assert "`count` must give at least 193 generated images" in error(capsys)
+    assert not (folder / "config.yaml").exists()
+    assert not (folder / "metrics.csv").exists(), "a run that never began must not claim its folder"
+
+
+def test_report(run, monkeypatch, tmp_path, capsys):
+    assert pcgan(monkeypatch, "report", run, "--output", tmp_path / "page.html") == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "classifier FID" in page
+    assert pcgan(monkeypatch, "report", tmp_path / "nowhere") == 1
+    assert "`runs` must be run folders" in error(capsys)
+
+
+def squares(count, folder, name):
+    """Images of two classes that a classifier tells apart at once: reddish and bluish."""
+    rng = np.random.default_rng(count)
+    labels = rng.integers(0, 2, count)
+    pixels = rng.integers(0, 120, (count, 32, 32, 3)).astype(np.uint8)
+    for image, label in zip(pixels, labels, strict=True):
+        image[:, :, 2 * label] += 120
+    features = datasets.Features(img=datasets.Image(), label=datasets.ClassLabel(2))
+    table = {"img": [Image.fromarray(p) for p in pixels], "label": labels.tolist()}
+    datasets.Dataset.from_dict(table, features=features).to_parquet(folder / f"{name}.parquet")
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    folder = tmp_path / "labelled"
+    folder.mkdir()
+    squares(200, folder, "train")
+    squares(60, folder, "test")
+    return folder
+
+
+def test_classifier_is_trained_and_exported(labelled, monkeypatch, tmp_path, capsys):
+    """The shipped config on other data; what it writes can be scored with."""
+    path = tmp_path / "out" / "weights.safetensors"
+    fit = (
+        *("classifier", "fit", "--config", ROOT / "configs" / "classifier" / "cifar10.yaml", "--data.source", labelled),
+        *("--data.batch_size=20", "--trainer.max_epochs=2", "--trainer.check_val_every_n_epoch=1"),
+        *("--model.network.classes=2", "--model.network.width=2", "--trainer.accelerator=cpu"),
+        *("--trainer.callbacks.init_args.path", path, "--trainer.enable_progress_bar=false"),
+    )
+    assert pcgan(monkeypatch, *fit) == 0
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    assert float(metadata["accuracy"]) > 0.95
+    assert metadata["command"].startswith("pcgan classifier fit --config")
+    features = ClassifierFeatures(path)
+    features.load()
+    assert "test accuracy" in features.description
+    images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    images[0, 0], images[1, 2] = 180, 180
+    assert features(images)[1].argmax(1).tolist() == [0, 1]
+
+
+def test_classifier_mistakes(labelled, monkeypatch, capsys):
+    config = ("--config", ROOT / "configs" / "classifier" / "cifar10.yaml", "--data.source", labelled)
+    for arguments, message in (
+        (["--data.label_column=kind"], "`label_column` must name a column of integers"),
+        (["--data.channels=2"], "`channels` must be 1 or 3, got 2"),
+        (["--model.label_smoothing=1"], "`label_smoothing` must be in [0, 1), got 1"),
+        (["--model.network.width=0"], "`width` must be at least 1, got 0"),
+    ):
+        assert pcgan(monkeypatch, "classifier", "fit", *config, *arguments) == 1
+        assert message in error(capsys)
