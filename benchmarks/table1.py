@@ -41,7 +41,7 @@ def command(arguments: argparse.Namespace, method: str, seed: int) -> list[str]:
         *("--data.source", arguments.source, "--data.batch_size", str(arguments.batch_size)),
         *("--seed_everything", str(seed), "--trainer.max_steps", str(n)),
         *("--model.generator.width", str(generator_width), "--model.discriminator.width", str(discriminator_width)),
-        *("--model.ema_decay", f"{1 - 20 / n:.6g}", "--spectrum.every_n_steps", str(max(1, n // 60))),
+        *("--model.ema_decay", f"{max(0.0, 1 - 20 / n):.6g}", "--spectrum.every_n_steps", str(max(1, n // 60))),
         *("--samples.every_n_steps", str(every), "--checkpoint.every_n_train_steps", str(every)),
         *("--scores", "ScoreLogger", "--scores.every_n_steps", str(every), "--scores.count", str(arguments.count)),
         *("--scores.features", FEATURES[arguments.features], "--progress.refresh_every_n_steps", "100"),
@@ -74,10 +74,10 @@ def train(arguments: argparse.Namespace, method: str, seed: int) -> Path:
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / "log.txt").open("a") as log:
-        subprocess.run(
-            [sys.executable, "-m", "pcgan_lightning.cli", *call[1:]],
-            cwd=ROOT, check=True, env=environment, stdout=log, stderr=log,
-        )  # fmt: skip
+        program = [sys.executable, "-m", "pcgan_lightning.cli", *call[1:]]
+        done = subprocess.run(program, cwd=ROOT, env=environment, stdout=log, stderr=log, check=False)
+    if done.returncode:
+        sys.exit(f"{method}, seed {seed}: {(run_dir / 'log.txt').read_text().strip().splitlines()[-1]}")
     return run_dir
 
 

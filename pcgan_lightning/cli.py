@@ -155,7 +155,7 @@ def _send_logs_to(folder: Path, trainer: Namespace) -> None:
             logger.init_args["save_dir"] = str(folder)
     own = Namespace(
         class_path=f"{RunCSVLogger.__module__}.{RunCSVLogger.__qualname__}",
-        init_args=Namespace(save_dir=str(folder), flush_logs_every_n_steps=100),
+        init_args=Namespace(save_dir=str(folder)),
     )
     trainer.logger = [own, *loggers]
 

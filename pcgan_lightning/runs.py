@@ -60,11 +60,11 @@ class RunCSVLogger(CSVLogger):
 
     Args:
         save_dir: the run folder.
-        flush_logs_every_n_steps: log calls between writes to disk.
     """
 
-    def __init__(self, save_dir: str, flush_logs_every_n_steps: int = 100) -> None:
-        super().__init__(save_dir, name="", version="", flush_logs_every_n_steps=flush_logs_every_n_steps)
+    def __init__(self, save_dir: str) -> None:
+        # Each row is on disk before the next checkpoint is, or a killed run would resume with a gap.
+        super().__init__(save_dir, name="", version="", flush_logs_every_n_steps=1)
 
     @property
     @rank_zero_experiment
