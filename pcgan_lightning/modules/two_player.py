@@ -40,8 +40,8 @@ class TwoPlayerModule(pl.LightningModule):
             ``latent_dim``. Default: ``ResNetGenerator()`` for 32x32 RGB.
         discriminator: images -> raw scores ``[N]``, without any normalisation. Default: ``ResNetDiscriminator()``.
         loss: the adversarial loss. Default: hinge.
-        generator_optimizer: function of the generator's parameters.
-        discriminator_optimizer: function of the discriminator's parameters.
+        generator_optimizer: function of the generator's named parameters that makes a torch optimizer.
+        discriminator_optimizer: the same of the discriminator.
         generator_scheduler: function of the generator's optimizer; stepped once an iteration. None: constant.
         discriminator_scheduler: the same of the discriminator.
         ema_decay: decay in [0, 1) of the exponential moving average of the generator's weights, updated at every
@@ -217,7 +217,7 @@ class TwoPlayerModule(pl.LightningModule):
         )
         optimizers, schedulers = [], []
         for name, network, make_optimizer, make_scheduler in players:
-            optimizers.append(make_optimizer(original_parameters(network)))
+            optimizers.append(make_optimizer(list(original_parameters(network).items())))
             if make_scheduler is not None:
                 schedulers.append(self._scheduler(name, make_scheduler(optimizers[-1])))
         return optimizers, schedulers

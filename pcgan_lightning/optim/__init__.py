@@ -1,5 +1,7 @@
-"""Optimizers and learning-rate schedules. Pure torch."""
+"""Optimizers of "Dissecting adaptive methods in GANs", and learning-rate schedules. Pure torch."""
 
+from pcgan_lightning.optim.grafted import Grafted
+from pcgan_lightning.optim.normalized import NSGDA, AdaDir, AdaNSGDA
 from pcgan_lightning.optim.schedules import LinearDecay
 
-__all__ = ["LinearDecay"]
+__all__ = ["NSGDA", "AdaDir", "AdaNSGDA", "Grafted", "LinearDecay"]

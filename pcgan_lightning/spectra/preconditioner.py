@@ -223,20 +223,21 @@ def remove_preconditioning(module: ModuleT) -> ModuleT:
     return module
 
 
-def original_parameters(module: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters in the order they have without any PC-layer.
+def original_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters by the names and in the order they have without any PC-layer.
 
-    ``module.parameters()`` has a parametrised weight behind its layer's bias. An optimizer over this list instead has
-    the same state, entry by entry, with and without preconditioning.
+    ``module.named_parameters()`` has a parametrised weight behind its layer's bias, under a longer name. An optimizer
+    over these instead has the same state, entry by entry, with and without preconditioning.
     """
-    found: dict[int, nn.Parameter] = {}
-    for layer in module.modules():
+    found: dict[nn.Parameter, str] = {}
+    for path, layer in module.named_modules():
+        own = dict(layer.named_parameters(recurse=False))
         if _preconditioner(layer) is not None:
-            weight = original_weight(layer)
-            found.setdefault(id(weight), weight)
-        for parameter in layer.parameters(recurse=False):
-            found.setdefault(id(parameter), parameter)
-    return list(found.values())
+            own = {"weight": original_weight(layer)} | own
+        for name, parameter in own.items():
+            found.setdefault(parameter, f"{path}.{name}" if path else name)
+    # Those of a parametrization itself are found at their layer first.
+    return {name: parameter for parameter, name in found.items()}
 
 
 def preconditioners(module: nn.Module) -> dict[str, Preconditioner]:

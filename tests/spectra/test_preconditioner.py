@@ -728,15 +728,16 @@ def test_removing_from_tied_weights():
     assert network[2].weight is network[0].weight
 
 
-def test_the_order_of_the_parameters(normalise):
+def test_names_and_order_of_the_parameters(normalise):
     network = discriminator()
-    parameters = list(network.parameters())
+    identities = lambda named: [(name, id(p)) for name, p in named]  # noqa: E731
+    parameters = identities(network.named_parameters())
     for name in ("2", "9"):
         normalise(network.get_submodule(name))
     precondition(network, 3, ["2", "9", "5"], normalize_rest=False)
-    assert list(map(id, original_parameters(network))) == list(map(id, parameters))
-    assert list(map(id, remove_preconditioning(network).parameters())) == list(map(id, parameters))
-    assert list(map(id, original_parameters(network))) == list(map(id, parameters))
+    assert identities(original_parameters(network).items()) == parameters
+    assert identities(remove_preconditioning(network).named_parameters()) == parameters
+    assert identities(original_parameters(network).items()) == parameters
 
 
 @pytest.mark.parametrize("kind", LAYERS)

@@ -1,0 +1,403 @@
+"""Normalised and grafted optimizers against steps written by hand in numpy."""
+
+import copy
+import itertools
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from pcgan_lightning.optim import NSGDA, AdaDir, AdaNSGDA, Grafted
+from pcgan_lightning.optim.blocks import layer_name
+from pcgan_lightning.spectra import precondition
+
+# Three tensors in two layers, and one that stands alone.
+SHAPES = {"first.weight": (4, 3, 2, 2), "first.bias": (4,), "second.weight": (5, 4), "alone": ()}
+BLOCKS = {
+    "global": [list(SHAPES)],
+    "layer": [["first.weight", "first.bias"], ["second.weight"], ["alone"]],
+    "tensor": [[name] for name in SHAPES],
+}
+TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
+DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+SCOPES = pytest.mark.parametrize("scope", BLOCKS)
+
+
+def make_parameters(dtype=torch.float64):
+    rng = np.random.default_rng(0)
+    return {name: nn.Parameter(torch.tensor(rng.normal(size=shape), dtype=dtype)) for name, shape in SHAPES.items()}
+
+
+def make_gradients(steps, dtype=torch.float64):
+    """Of very different sizes, from tensor to tensor and from step to step."""
+    rng = np.random.default_rng(1)
+    sizes = dict(zip(SHAPES, (1.0, 1e-3, 30.0, 0.2), strict=True))
+    return [
+        {n: torch.tensor(sizes[n] * 2.0**-k * rng.normal(size=s), dtype=dtype) for n, s in SHAPES.items()}
+        for k in range(steps)
+    ]
+
+
+def run(optimizer, parameters, gradients):
+    for step in gradients:
+        for name, parameter in parameters.items():
+            parameter.grad = None if step.get(name) is None else step[name].clone()
+        optimizer.step()
+    return {name: p.detach().numpy() for name, p in parameters.items()}
+
+
+def norm(tensors, names):
+    return np.sqrt(sum((tensors[n] ** 2).sum() for n in names))
+
+
+class NumpyOracle:
+    """Adam's oracle for one tensor after another."""
+
+    def __init__(self, kind, beta1, beta2, eps):
+        self.kind, self.beta1, self.beta2, self.eps = kind, beta1, beta2, eps
+        self.first, self.second, self.steps = {}, {}, {}
+
+    def __call__(self, name, g):
+        b1, b2 = self.beta1, self.beta2
+        a, c = (1 - b1, 1 - b2) if self.kind == "adam" else (1.0, 1.0)
+        self.first[name] = b1 * self.first.get(name, 0.0) + a * g
+        self.second[name] = b2 * self.second.get(name, 0.0) + c * g**2
+        self.steps[name] = k = self.steps.get(name, 0) + 1
+        if self.kind == "adam":
+            return self.first[name] / (1 - b1**k) / (np.sqrt(self.second[name] / (1 - b2**k)) + self.eps)
+        return self.first[name] / np.sqrt(self.second[name] + self.eps)
+
+
+def by_hand(rule, gradients, scope, lr, eps=0.0, oracle=None, sign=-1.0):
+    """Parameters after steps in float64."""
+    weights = {name: p.detach().double().numpy().copy() for name, p in make_parameters().items()}
+    for step in gradients:
+        g = {name: value.double().numpy() for name, value in step.items()}
+        adaptive = {name: oracle(name, value) for name, value in g.items()} if oracle else None
+        for names in BLOCKS[scope]:
+            for name in names:
+                if rule == "nsgda":
+                    move = g[name] / (norm(g, names) + eps)
+                elif rule == "ada_nsgda":
+                    move = norm(adaptive, names) * g[name] / (norm(g, names) + eps)
+                else:
+                    move = norm(g, names) * adaptive[name] / (norm(adaptive, names) + eps)
+                weights[name] += sign * lr * move
+    return weights
+
+
+def assert_close(found, expected, dtype):
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype], err_msg=name)
+
+
+@DTYPES
+@SCOPES
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize("eps", [0.0, 0.5])
+def test_nsgda(dtype, scope, maximize, eps):
+    parameters, gradients = make_parameters(dtype), make_gradients(4, dtype)
+    optimizer = NSGDA(parameters.items(), lr=0.05, scope=scope, eps=eps, maximize=maximize)
+    expected = by_hand("nsgda", gradients, scope, 0.05, eps, sign=1.0 if maximize else -1.0)
+    assert_close(run(optimizer, parameters, gradients), expected, dtype)
+
+
+@DTYPES
+@SCOPES
+@pytest.mark.parametrize("rule", ["ada_nsgda", "ada_dir"])
+@pytest.mark.parametrize(("oracle", "betas"), itertools.product(("adam", "paper"), ((0.0, 0.9), (0.5, 0.99))))
+def test_ada_nsgda_and_ada_dir(dtype, scope, rule, oracle, betas):
+    parameters, gradients = make_parameters(dtype), make_gradients(4, dtype)
+    kind = {"ada_nsgda": AdaNSGDA, "ada_dir": AdaDir}[rule]
+    optimizer = kind(parameters.items(), lr=0.02, betas=betas, eps=1e-3, scope=scope, oracle=oracle)
+    expected = by_hand(rule, gradients, scope, 0.02, 1e-3, NumpyOracle(oracle, *betas, 1e-3))
+    assert_close(run(optimizer, parameters, gradients), expected, dtype)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_random_shapes(seed):
+    """One step of random tensors, against norms of numpy."""
+    rng = np.random.default_rng(seed)
+    shapes = [tuple(rng.integers(1, 6, size=rng.integers(0, 4))) for _ in range(rng.integers(1, 8))]
+    weights = [nn.Parameter(torch.tensor(rng.normal(size=s))) for s in shapes]
+    before = [w.detach().numpy().copy() for w in weights]
+    for w in weights:
+        w.grad = torch.tensor(rng.normal(size=w.shape) * 10.0 ** rng.integers(-6, 6))
+    total = np.sqrt(sum((w.grad.numpy() ** 2).sum() for w in weights))
+    NSGDA(weights, lr=0.3).step()
+    for w, old in zip(weights, before, strict=True):
+        np.testing.assert_allclose(w.detach().numpy(), old - 0.3 * w.grad.numpy() / total, rtol=1e-12, atol=1e-12)
+
+
+@SCOPES
+@pytest.mark.parametrize("betas", [(0.0, 0.9), (0.5, 0.99)])
+def test_grafted_adam_on_sgd_is_ada_nsgda(scope, betas):
+    own, grafted = make_parameters(), make_parameters()
+    ada = AdaNSGDA(own.items(), lr=0.02, betas=betas, eps=0.0, scope=scope)
+    graft = Grafted(
+        grafted.items(),
+        lambda p: torch.optim.Adam(p, lr=0.02, betas=betas, eps=0.0),
+        lambda p: torch.optim.SGD(p, lr=7.0),  # whose length does not matter
+        scope=scope,
+    )
+    gradients = make_gradients(5)
+    expected = run(ada, own, gradients)
+    assert_close(run(graft, grafted, gradients), expected, torch.float64)
+
+
+@SCOPES
+def test_grafted_the_other_way_is_ada_dir(scope):
+    own, grafted = make_parameters(), make_parameters()
+    ada = AdaDir(own.items(), lr=0.02, betas=(0.0, 0.9), eps=0.0, scope=scope)
+    graft = Grafted(
+        grafted.items(),
+        lambda p: torch.optim.SGD(p, lr=0.02),
+        lambda p: torch.optim.Adam(p, betas=(0.0, 0.9), eps=0.0),
+        scope=scope,
+    )
+    gradients = make_gradients(5)
+    assert_close(run(graft, grafted, gradients), run(ada, own, gradients), torch.float64)
+
+
+@SCOPES
+@pytest.mark.parametrize("magnitude", [torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adagrad])
+def test_length_and_direction_of_a_grafted_step(scope, magnitude):
+    """Block by block the length of one optimizer's own step, along the other's."""
+    parameters, alone, along = make_parameters(), make_parameters(), make_parameters()
+    graft = Grafted(parameters.items(), lambda p: magnitude(p, lr=0.1), lambda p: torch.optim.Rprop(p), scope=scope)
+    longer, other = magnitude(alone.values(), lr=0.1), torch.optim.Rprop(along.values())
+    for gradients in make_gradients(3):
+        before = [{n: p.detach().numpy().copy() for n, p in ps.items()} for ps in (parameters, alone, along)]
+        after = [run(o, p, [gradients]) for o, p in ((graft, parameters), (longer, alone), (other, along))]
+        step, length, direction = ({n: a[n] - b[n] for n in SHAPES} for a, b in zip(after, before, strict=True))
+        for names in BLOCKS[scope]:
+            assert norm(step, names) == pytest.approx(norm(length, names), rel=1e-12)
+            for name in names:
+                scale = norm(length, names) / norm(direction, names)
+                np.testing.assert_allclose(step[name], scale * direction[name], rtol=1e-9, atol=1e-12)
+
+
+def every_optimizer(parameters, **kwargs):
+    return {
+        "NSGDA": lambda: NSGDA(parameters, lr=0.1, **kwargs),
+        "AdaNSGDA": lambda: AdaNSGDA(parameters, lr=0.1, **kwargs),
+        "AdaDir": lambda: AdaDir(parameters, lr=0.1, **kwargs),
+        "Grafted": lambda: Grafted(
+            parameters,
+            lambda p: torch.optim.Adam(p, lr=0.1),
+            lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9),
+            **kwargs,
+        ),
+    }
+
+
+OPTIMIZERS = pytest.mark.parametrize("kind", every_optimizer([]))
+
+
+@OPTIMIZERS
+@SCOPES
+def test_zero_gradients_make_zero_steps(kind, scope):
+    parameters = make_parameters(torch.float32)
+    optimizer = every_optimizer(parameters.items(), scope=scope, eps=0.0)[kind]()
+    before = copy.deepcopy(parameters)
+    found = run(optimizer, parameters, [{n: torch.zeros(s) for n, s in SHAPES.items()}] * 2)
+    for name, value in before.items():
+        np.testing.assert_array_equal(found[name], value.detach().numpy())
+
+
+@OPTIMIZERS
+def test_single_zeros_in_a_gradient(kind):
+    """Entries whose gradient was always 0 stay, and the others move."""
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = every_optimizer([weight], eps=0.0)[kind]()
+    for _ in range(2):
+        weight.grad = torch.tensor([0.5, 0.0, -0.5])
+        optimizer.step()
+    assert weight[1] == 1
+    assert weight[0] < 1 < weight[2]
+
+
+@OPTIMIZERS
+def test_parameters_without_gradient_stay(kind):
+    parameters = make_parameters()
+    gradients = make_gradients(2)
+    del gradients[0]["second.weight"], gradients[1]["second.weight"], gradients[1]["alone"]
+    before = parameters["second.weight"].detach().clone()
+    run(every_optimizer(parameters.items())[kind](), parameters, gradients)
+    assert torch.equal(parameters["second.weight"], before)
+    alone = make_parameters()["alone"].detach()
+    assert not torch.equal(parameters["alone"], alone)
+
+
+@OPTIMIZERS
+def test_closure(kind):
+    weight = nn.Parameter(torch.tensor([3.0, 4.0]))
+    optimizer = every_optimizer([weight])[kind]()
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (weight**2).sum() / 2
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == 12.5
+    # Everything here moves straight to 0, by its own length.
+    torch.testing.assert_close(weight / weight.norm(), torch.tensor([0.6, 0.8]), atol=0.2, rtol=0.0)
+    assert weight.norm() < 5
+
+
+@OPTIMIZERS
+@SCOPES
+def test_state_goes_on_bit_by_bit(kind, scope):
+    gradients = make_gradients(6)
+    whole, first, second = make_parameters(), make_parameters(), None
+    expected = run(every_optimizer(whole.items(), scope=scope)[kind](), whole, gradients)
+    half = every_optimizer(first.items(), scope=scope)[kind]()
+    run(half, first, gradients[:3])
+    state = copy.deepcopy(half.state_dict())
+    second = {name: nn.Parameter(p.detach().clone()) for name, p in first.items()}
+    resumed = every_optimizer(second.items(), scope=scope)[kind]()
+    resumed.load_state_dict(state)
+    for name, value in run(resumed, second, gradients[3:]).items():
+        np.testing.assert_array_equal(value, expected[name])
+
+
+@OPTIMIZERS
+def test_state_survives_weights_only(kind, tmp_path):
+    parameters = make_parameters()
+    optimizer = every_optimizer(parameters.items())[kind]()
+    run(optimizer, parameters, make_gradients(2))
+    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+    every_optimizer(parameters.items())[kind]().load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+
+
+@OPTIMIZERS
+def test_schedulers_move_the_step(kind):
+    """Half the learning rate is half the step."""
+    steps = []
+    for factor in (1.0, 0.5):
+        parameters = make_parameters()
+        optimizer = every_optimizer(parameters.items())[kind]()
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _, factor=factor: factor)
+        found = run(optimizer, parameters, make_gradients(1))
+        steps.append({n: found[n] - p.detach().numpy() for n, p in make_parameters().items()})
+    for name in SHAPES:
+        np.testing.assert_allclose(steps[1][name], steps[0][name] / 2, rtol=1e-10, atol=1e-14)
+
+
+def test_groups_with_their_own_learning_rates():
+    """One norm over both groups where the scope is global."""
+    a, b = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
+    a.grad, b.grad = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])
+    NSGDA([{"params": [a], "lr": 1.0}, {"params": [b], "lr": 10.0, "maximize": True}]).step()
+    torch.testing.assert_close(a.data, torch.tensor([-0.6, 0.0]))
+    torch.testing.assert_close(b.data, torch.tensor([0.0, 8.0]))
+
+
+def test_tied_layers_and_names():
+    assert layer_name("weight") == ""
+    assert layer_name("a.b.weight") == "a.b"
+    assert layer_name("a.b.parametrizations.weight.original") == "a.b"
+    assert layer_name("a.parametrizations.weight.original0") == "a"
+
+
+@pytest.mark.parametrize("put_on", [lambda net: precondition(net, 3, "all"), lambda net: spectral_norm(net[0])])
+def test_layers_are_the_same_with_and_without_parametrizations(put_on):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    put_on(network)
+    optimizer = NSGDA(network.named_parameters(), lr=0.1, scope="layer")
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    network(torch.randn(5, 3)).sum().backward()
+    optimizer.step()
+    moved = {}
+    for name, p in network.named_parameters():
+        moved.setdefault(name.partition(".")[0], []).append((p - before[name]).norm().item())
+    for lengths in moved.values():
+        assert len(lengths) == 2  # weight and bias
+        assert np.hypot(*lengths) == pytest.approx(0.1, rel=1e-5)
+
+
+def test_layer_scales(tmp_path):
+    parameters, gradients = make_parameters(), make_gradients(1)
+    scales = {"first": 2.0, "second": 0.5, "": 0.0}
+    (tmp_path / "scales.json").write_text(json.dumps(scales))
+    for source in (scales, tmp_path / "scales.json", str(tmp_path / "scales.json")):
+        parameters = make_parameters()
+        optimizer = NSGDA(parameters.items(), lr=0.1, scope="layer", layer_scales=source)
+        found = run(optimizer, parameters, gradients)
+        moved = {n: found[n] - p.detach().numpy() for n, p in make_parameters().items()}
+        lengths = [norm(moved, names) for names in BLOCKS["layer"]]
+        assert lengths == pytest.approx([0.2, 0.05, 0.0], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("scales", "message"),
+    [
+        ("missing.json", r"argument `layer_scales` must be a JSON file, got .*missing.json, which does not exist"),
+        ("{", r"argument `layer_scales` must be a JSON file, got .*: Expecting"),
+        ("[1, 2]", r"argument `layer_scales` must be a JSON mapping of layers to numbers"),
+        ('{"first": "two"}', r"argument `layer_scales` must map layers to numbers"),
+        ({"first": 1.0, "third": 1.0}, r"got none for \['', 'second'\] and some for unknown \['third'\]"),
+        ({"first": -1.0, "second": 1.0, "": 1.0}, r"argument `layer_scales\['first'\]` must not be negative, got -1.0"),
+    ],
+)
+def test_scales_that_do_not_fit(scales, message, tmp_path):
+    if isinstance(scales, str):
+        path = tmp_path / scales if scales.endswith(".json") else tmp_path / "scales.json"
+        if not scales.endswith(".json"):
+            path.write_text(scales)
+        scales = path
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        NSGDA(make_parameters().items(), layer_scales=scales)
+
+
+def test_scales_need_names():
+    with pytest.raises(ValueError, match="argument `layer_scales` needs named parameters"):
+        NSGDA(make_parameters().values(), layer_scales={"first": 1.0})
+
+
+@OPTIMIZERS
+def test_options_out_of_range(kind):
+    make = lambda **kwargs: every_optimizer(make_parameters().items(), **kwargs)[kind]()  # noqa: E731
+    with pytest.raises(ValueError, match="argument `eps` must not be negative, got -1"):
+        make(eps=-1.0)
+    with pytest.raises(ValueError, match="argument `scope` must be one of global, layer, tensor, got 'network'"):
+        make(scope="network")
+    with pytest.raises(ValueError, match="argument `params` must be named for scope 'layer'"):
+        every_optimizer(list(make_parameters().values()), scope="layer")[kind]()
+
+
+def test_more_options_out_of_range():
+    parameters = list(make_parameters().values())
+    for kind in (NSGDA, AdaNSGDA, AdaDir):
+        with pytest.raises(ValueError, match=re.escape("argument `lr` must not be negative, got -0.1")):
+            kind(parameters, lr=-0.1)
+    for kind in (AdaNSGDA, AdaDir):
+        with pytest.raises(ValueError, match=re.escape("argument `betas[1]` must be in [0, 1), got 1.0")):
+            kind(parameters, betas=(0.0, 1.0))
+        with pytest.raises(ValueError, match="argument `oracle` must be one of adam, paper, got 'adamw'"):
+            kind(parameters, oracle="adamw")
+    with pytest.raises(ValueError, match="argument `magnitude` must not decay weights, got AdamW that does"):
+        Grafted(parameters, torch.optim.AdamW, lambda p: torch.optim.SGD(p, lr=1.0))
+
+
+@OPTIMIZERS
+def test_sparse_gradients(kind):
+    embedding = nn.Embedding(5, 2, sparse=True)
+    embedding(torch.tensor([1])).sum().backward()
+    optimizer = every_optimizer(list(embedding.parameters()))[kind]()
+    with pytest.raises(ValueError, match="argument `params` must have dense gradients, got sparse ones"):
+        optimizer.step()
+
+
+def test_half_precision_gradients_have_norms_in_float32():
+    """Squares of 300 overflow float16; the norm is 300 * sqrt(100)."""
+    weight = nn.Parameter(torch.zeros(100, dtype=torch.float16))
+    weight.grad = torch.full((100,), 300.0, dtype=torch.float16)
+    NSGDA([weight], lr=1.0).step()
+    torch.testing.assert_close(weight.data, torch.full((100,), -0.1, dtype=torch.float16), rtol=1e-3, atol=0.0)
