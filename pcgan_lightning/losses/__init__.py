@@ -1,4 +1,4 @@
-"""Adversarial losses: pairs of functions of the discriminator's raw scores."""
+"""Adversarial losses, pairs of functions of the discriminator's raw scores, and penalties of its gradient."""
 
 from pcgan_lightning.losses.adversarial import (
     AdversarialLoss,
@@ -8,12 +8,16 @@ from pcgan_lightning.losses.adversarial import (
     SaturatingLoss,
     WassersteinLoss,
 )
+from pcgan_lightning.losses.penalties import GradientPenalty, GradientRegularizer, R1Penalty
 
 __all__ = [
     "AdversarialLoss",
+    "GradientPenalty",
+    "GradientRegularizer",
     "HingeLoss",
     "LeastSquaresLoss",
     "NonSaturatingLoss",
+    "R1Penalty",
     "SaturatingLoss",
     "WassersteinLoss",
 ]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from pcgan_lightning.losses import AdversarialLoss
+from pcgan_lightning.losses import AdversarialLoss, GradientRegularizer
 from pcgan_lightning.modules.two_player import TwoPlayerModule
 
 
@@ -21,8 +21,8 @@ class GAN(TwoPlayerModule):
     parts. ``ImageDataModule`` sizes its batches so; with a loader of your own, let its ``batch_size`` be
     `discriminator_steps` times the images of one update.
 
-    Logged: ``loss/discriminator``, ``loss/generator`` and the mean scores ``score/real``, ``score/fake``, means over
-    the updates of the iteration.
+    Logged: ``loss/discriminator`` (penalty included), ``loss/penalty`` where there is one, ``loss/generator`` and the
+    mean scores ``score/real``, ``score/fake``, means over the updates of the iteration.
 
     Args:
         generator: see :class:`TwoPlayerModule`, as for all further arguments.
@@ -31,6 +31,7 @@ class GAN(TwoPlayerModule):
         discriminator_steps: :math:`D_{it} \ge 1`.
         generator_steps: :math:`G_{it} \ge 1`.
         discriminator_first: whether the discriminator has the first turn of an iteration.
+        penalty: what is added to the discriminator's loss in training, such as ``GradientPenalty``.
         **kwargs: optimizers, schedulers and averaging.
 
     Raises:
@@ -45,6 +46,7 @@ class GAN(TwoPlayerModule):
         discriminator_steps: int = 1,
         generator_steps: int = 1,
         discriminator_first: bool = True,
+        penalty: Optional[GradientRegularizer] = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(generator, discriminator, loss, **kwargs)
@@ -54,10 +56,12 @@ class GAN(TwoPlayerModule):
         self.discriminator_steps = discriminator_steps
         self.generator_steps = generator_steps
         self.discriminator_first = discriminator_first
+        self.penalty = penalty
         self.record_arguments(
             discriminator_steps=discriminator_steps,
             generator_steps=generator_steps,
             discriminator_first=discriminator_first,
+            penalty=penalty,
             ema_decay=self.ema_decay,
         )
 
@@ -85,11 +89,14 @@ class GAN(TwoPlayerModule):
             with torch.no_grad():
                 fake = self.generator(self.draw_latents(len(real)))
             loss, real_scores, fake_scores = self.discriminator_loss(real, fake)
+            record = {"score/real": real_scores.mean(), "score/fake": fake_scores.mean()}
+            if self.penalty is not None:
+                penalty = self.penalty(self.discriminator, real, fake, self.draw_uniform(len(real)))
+                loss, record["loss/penalty"] = loss + penalty, penalty.detach()
             self.update(optimizer, loss)
-            records.append(torch.stack([loss.detach(), real_scores.mean(), fake_scores.mean()]))
+            records.append(record | {"loss/discriminator": loss.detach()})
         self.untoggle_optimizer(optimizer)
-        means = torch.stack(records).mean(0)
-        return dict(zip(("loss/discriminator", "score/real", "score/fake"), means, strict=True))
+        return {name: torch.stack([record[name] for record in records]).mean() for name in records[0]}
 
     def _generator_turn(self, batch_size: int) -> dict[str, Tensor]:
         optimizer = self.optimizers()[0]

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Optional
 
 import lightning.pytorch as pl
@@ -122,9 +122,16 @@ class TwoPlayerModule(pl.LightningModule):
 
     def draw_latents(self, count: int) -> Tensor:
         """Return fresh training latents z ~ N(0, I), ``[count, latent_dim]``, this process's slice of them all."""
+        return self._own_slice(torch.randn, count, self.latent_dim)
+
+    def draw_uniform(self, count: int) -> Tensor:
+        """Return fresh numbers in [0, 1), ``[count]``, from the same stream as the latents."""
+        return self._own_slice(torch.rand, count)
+
+    def _own_slice(self, draw: Callable[..., Tensor], count: int, *shape: int) -> Tensor:
         world, rank = self.trainer.world_size, self.trainer.global_rank
-        latents = torch.randn(world * count, self.latent_dim, generator=self._latent_source, device=self.device)
-        return latents[rank * count : (rank + 1) * count]
+        drawn = draw(world * count, *shape, generator=self._latent_source, device=self.device)
+        return drawn[rank * count : (rank + 1) * count]
 
     # ------------------------------------------------------------------ one iteration
 
@@ -262,7 +269,7 @@ class TwoPlayerModule(pl.LightningModule):
             self.save_hyperparameters()  # from the command line, Lightning knows the whole configuration
             return
         objects = {"generator": self.generator, "discriminator": self.discriminator, "loss": self.loss}
-        described = {name: _describe(o) for name, o in objects.items() if hasattr(o, "init_args")}
+        described = {name: _describe(o) for name, o in (objects | arguments).items() if hasattr(o, "init_args")}
         self.save_hyperparameters(
             {**arguments, **described, "_instantiator": "lightning.pytorch.cli.instantiate_module"}
         )

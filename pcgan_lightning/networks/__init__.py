@@ -2,6 +2,15 @@
 
 from pcgan_lightning.networks.classifier import ImageClassifier
 from pcgan_lightning.networks.cnn import CNNDiscriminator, CNNGenerator
+from pcgan_lightning.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from pcgan_lightning.networks.resnet import ResNetDiscriminator, ResNetGenerator
 
-__all__ = ["CNNDiscriminator", "CNNGenerator", "ImageClassifier", "ResNetDiscriminator", "ResNetGenerator"]
+__all__ = [
+    "CNNDiscriminator",
+    "CNNGenerator",
+    "DCGANDiscriminator",
+    "DCGANGenerator",
+    "ImageClassifier",
+    "ResNetDiscriminator",
+    "ResNetGenerator",
+]

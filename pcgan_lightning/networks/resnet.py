@@ -5,7 +5,7 @@
 
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import NamedTuple, Optional
+from typing import Literal, NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +112,7 @@ class ResNetGenerator(nn.Module):
 class ResNetDiscriminator(nn.Module):
     """Map images ``[N, channels, image_size, image_size]`` to raw scores ``[N]``.
 
-    Residual blocks, then ReLU, the sum over all positions and a linear layer. At 32 pixels two blocks that
+    Residual blocks, then ReLU, the sum or mean over all positions and a linear layer. At 32 pixels two blocks that
     halve the resolution come before two that keep it, all of ``width`` channels. At other sizes each block
     has twice the channels of the one before and halves the resolution, except for the last one at 64 pixels
     and from 128 on, which keeps its 4x4.
@@ -125,6 +125,7 @@ class ResNetDiscriminator(nn.Module):
         initialization: Distribution of the initial weights, "xavier_uniform" (gain sqrt(2) on the 3x3
             convolutions of the blocks, 1 elsewhere), "orthogonal" or "normal" (standard deviation 0.02).
             Default: "xavier_uniform".
+        pooling: "sum" over all positions (Miyato et al., 2018) or "mean" (Gulrajani et al., 2017). Default: "sum".
 
     Attributes:
         image_shape: ``(channels, image_size, image_size)``.
@@ -137,13 +138,17 @@ class ResNetDiscriminator(nn.Module):
         channels: int = 3,
         width: Optional[int] = None,
         initialization: Initialization = "xavier_uniform",
+        pooling: Literal["sum", "mean"] = "sum",
     ) -> None:
         super().__init__()
         self.init_args = constructor_arguments(locals())
         plan = select_plan(_DISCRIMINATOR_PLANS, image_size)
         width = plan.width if width is None else width
         require_positive(channels=channels, width=width)
+        if pooling not in ("sum", "mean"):
+            raise ValueError(f"argument `pooling` must be one of sum, mean, got {pooling}")
         self.image_shape = (channels, image_size, image_size)
+        self.pooling = pooling
 
         widths = [channels, *(width * plan.growth**level for level in range(plan.blocks))]
         blocks = [
@@ -157,7 +162,8 @@ class ResNetDiscriminator(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return raw scores ``[N]`` for images ``[N, *image_shape]``."""
         require_shape("images", images, self.image_shape)
-        features = relu(self.blocks(images)).sum(dim=(2, 3))
+        features = relu(self.blocks(images))
+        features = features.sum(dim=(2, 3)) if self.pooling == "sum" else features.mean(dim=(2, 3))
         scores: Tensor = self.linear(features)  # [N, 1]
         return scores.squeeze(1)
 

@@ -5,7 +5,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pcgan_lightning.networks import CNNDiscriminator, CNNGenerator, ResNetDiscriminator, ResNetGenerator
+from pcgan_lightning.networks import (
+    CNNDiscriminator,
+    CNNGenerator,
+    DCGANDiscriminator,
+    DCGANGenerator,
+    ResNetDiscriminator,
+    ResNetGenerator,
+)
 
 GENERATORS = [CNNGenerator, ResNetGenerator]
 DISCRIMINATORS = [CNNDiscriminator, ResNetDiscriminator]
@@ -460,3 +467,38 @@ def test_compiles_into_one_graph(family):
     inputs = example_input(network)
     compiled = torch.compile(network, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(inputs), network(inputs))
+
+
+@pytest.mark.parametrize(("size", "halvings"), [(32, 3), (48, 3), (64, 4)])
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_dcgan(size, halvings, batch_norm):
+    """Strided 4x4 convolutions only, twice as wide at each halving, normalised as in the paper."""
+    generator = DCGANGenerator(size, latent_dim=7, width=2)
+    discriminator = DCGANDiscriminator(size, width=2, batch_norm=batch_norm)
+    images = generator(torch.randn(3, 7))
+    assert images.shape == (3, 3, size, size)
+    assert images.abs().max() <= 1
+    assert discriminator(images).shape == (3,)
+    widths = [2 * 2**level for level in range(halvings)]
+    down = [m for m in discriminator.modules() if isinstance(m, nn.Conv2d)]
+    up = [m for m in generator.modules() if isinstance(m, nn.ConvTranspose2d)]
+    assert [m.out_channels for m in down] == widths
+    assert [m.out_channels for m in up] == [*widths[-2::-1], 3]
+    assert {(m.kernel_size, m.stride) for m in down + up} == {((4, 4), (2, 2))}
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in discriminator.modules()) == (halvings - 1) * batch_norm
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in generator.modules()) == halvings
+    for network in (generator, discriminator):
+        twin = type(network)(**network.init_args)
+        twin.load_state_dict(network.state_dict())
+
+
+def test_mean_pooling_divides_the_sum():
+    """By the 64 positions of the last map at 32 pixels."""
+    network = ResNetDiscriminator(width=2)
+    images = torch.randn(3, 3, 32, 32)
+    scores = network(images)
+    network.pooling = "mean"
+    torch.testing.assert_close(network(images) - network.linear.bias, (scores - network.linear.bias) / 64)
+    assert ResNetDiscriminator(width=2, pooling="mean").pooling == "mean"
+    with pytest.raises(ValueError, match="argument `pooling` must be one of sum, mean, got max"):
+        ResNetDiscriminator(pooling="max")

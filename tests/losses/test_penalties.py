@@ -1,0 +1,117 @@
+"""Gradient penalties against closed forms and finite differences."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from pcgan_lightning.losses import GradientPenalty, R1Penalty
+from pcgan_lightning.losses.penalties import gradient_norms
+from pcgan_lightning.networks import ResNetDiscriminator
+from pcgan_lightning.spectra import precondition
+
+
+class Linear(nn.Module):
+    """<w, x>: its gradient is w everywhere."""
+
+    def __init__(self, norm, shape=(2, 3, 4)):
+        super().__init__()
+        direction = torch.randn(shape, dtype=torch.float64)
+        self.w = nn.Parameter(norm * direction / direction.norm())
+
+    def forward(self, images):
+        return (images * self.w).flatten(1).sum(1)
+
+
+def batch(count, seed=0):
+    source = torch.Generator().manual_seed(seed)
+    real, fake = torch.randn(2, count, 2, 3, 4, generator=source, dtype=torch.float64)
+    return real, fake, torch.rand(count, generator=source, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("count", [1, 4, 64])
+@pytest.mark.parametrize(("norm", "expected"), [(1.0, 0.0), (3.0, 4.0), (0.25, 0.5625)])
+def test_a_critic_of_constant_gradient(count, norm, expected):
+    """10 (norm - 1)^2 whatever the batch; R1 is 5 norm^2."""
+    critic = Linear(norm)
+    assert GradientPenalty(10.0)(critic, *batch(count)).item() == pytest.approx(10 * expected, abs=1e-12)
+    assert R1Penalty(10.0)(critic, *batch(count)).item() == pytest.approx(5 * norm**2, rel=1e-12)
+
+
+def test_where_the_gradient_is_taken():
+    """Of |x|^2 / 2 it is x itself: mixed points for WGAN-GP, real ones for R1."""
+    real, fake, mixing = batch(5)
+    critic = lambda images: images.flatten(1).square().sum(1) / 2  # noqa: E731
+    shares = mixing.view(-1, 1, 1, 1)
+    norms = (shares * real + (1 - shares) * fake).flatten(1).norm(dim=1)
+    expected = 10 * ((norms - 1) ** 2).mean()
+    torch.testing.assert_close(GradientPenalty()(critic, real, fake, mixing), expected)
+    expected = 5 * (real.flatten(1).norm(dim=1) ** 2).mean()
+    torch.testing.assert_close(R1Penalty()(critic, real, fake, mixing), expected)
+
+
+@pytest.mark.parametrize("penalty", [GradientPenalty(2.0), R1Penalty(2.0)])
+@pytest.mark.parametrize("degree", [None, 1, 7])
+def test_gradient_by_finite_differences(penalty, degree):
+    """Of the critic's parameters, also through PC-layers, whose singular vectors are constants."""
+    torch.manual_seed(0)
+    critic = nn.Sequential(nn.Conv2d(2, 3, 2), nn.Softplus(), nn.Flatten(), nn.Linear(18, 1), nn.Flatten(0)).double()
+    if degree is not None:
+        precondition(critic, degree, "all")
+    real, fake, mixing = batch(3)
+    loss = lambda: penalty(critic, real, fake, mixing)  # noqa: E731
+    parameters = list(critic.parameters())
+    gradients = torch.autograd.grad(loss(), parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        direction = torch.randn_like(parameter)
+        with torch.no_grad():
+            parameter += 1e-6 * direction
+            above = loss_value(loss)
+            parameter -= 2e-6 * direction
+            below = loss_value(loss)
+            parameter += 1e-6 * direction
+        found = 0.0 if gradient is None else (gradient * direction).sum().item()
+        # Central differences of step h err by h^2 and by rounding / h.
+        assert found == pytest.approx((above - below) / 2e-6, rel=1e-5, abs=1e-8)
+
+
+def loss_value(loss):
+    with torch.enable_grad():
+        return loss().item()
+
+
+def test_zero_gradient_is_no_nan():
+    critic = Linear(0.0)
+    GradientPenalty()(critic, *batch(3)).backward()
+    assert torch.isfinite(critic.w.grad).all()
+
+
+def test_norms_in_float32_of_half_precision():
+    critic = Linear(300.0).half()
+    norms = gradient_norms(critic, batch(2)[0].half())
+    assert norms.dtype == torch.float32
+    torch.testing.assert_close(norms, torch.full((2,), 300.0), rtol=1e-3, atol=0.0)
+
+
+def test_through_cached_pc_layers_of_a_resnet():
+    """The cache of weights that one update shares makes no difference."""
+    torch.manual_seed(0)
+    network = ResNetDiscriminator(width=4)
+    precondition(network, 7)
+    real, fake, mixing = torch.randn(4, 3, 32, 32), torch.randn(4, 3, 32, 32), torch.rand(4)
+    weight = network.blocks[0].conv1.parametrizations.weight.original
+
+    def gradient(penalty):
+        return torch.autograd.grad(penalty, weight)[0]
+
+    plain = gradient(GradientPenalty()(network, real, fake, mixing))
+    with parametrize.cached():
+        network(real)
+        cached = gradient(GradientPenalty()(network, real, fake, mixing))
+    assert plain.norm() > 0
+    torch.testing.assert_close(cached, plain)
+
+
+def test_negative_weight():
+    with pytest.raises(ValueError, match="argument `weight` must not be negative, got -1"):
+        GradientPenalty(-1)
