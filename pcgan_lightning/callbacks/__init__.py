@@ -1,6 +1,8 @@
 """Lightning callbacks: preconditioning and its monitors, for any LightningModule."""
 
 from pcgan_lightning.callbacks.acceleration import Acceleration
+from pcgan_lightning.callbacks.balance import BalanceLogger
+from pcgan_lightning.callbacks.magnitudes import AdaptiveMagnitudeLogger
 from pcgan_lightning.callbacks.preconditioning import (
     AdaptivePreconditioning,
     FixedPreconditioning,
@@ -13,7 +15,9 @@ from pcgan_lightning.callbacks.spectrum import SpectrumLogger
 
 __all__ = [
     "Acceleration",
+    "AdaptiveMagnitudeLogger",
     "AdaptivePreconditioning",
+    "BalanceLogger",
     "FixedPreconditioning",
     "GANProgressBar",
     "Preconditioning",

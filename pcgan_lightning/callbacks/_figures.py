@@ -1,4 +1,4 @@
-"""The two pictures of PC-GAN: singular values (Figure 1) and condition numbers (Figure 2) over training."""
+"""Pictures over training: singular values and condition numbers of PC-GAN, magnitudes and balance of nSGDA."""
 
 import math
 from typing import Any
@@ -52,6 +52,41 @@ def condition_number_figure(series: dict[str, Any]) -> Image.Image:
     axis.set_title("Effective weights (solid), before the polynomial (dotted)")
     axis.grid(alpha=0.3, which="both")
     figure.legend(loc="outside right center", fontsize=8)
+    return _render(figure)
+
+
+def magnitude_figure(iterations: list[int], layers: dict[str, list[float]]) -> Image.Image:
+    """Draw each layer's adaptive magnitude over its first value, as in Figures 2b and 5b of the nSGDA paper."""
+    figure = Figure(figsize=(8.5, 4.5), layout="constrained")
+    axis = figure.subplots()
+    for (name, values), color in zip(
+        layers.items(), colormaps["turbo"](np.linspace(0.05, 0.95, len(layers))), strict=True
+    ):
+        first = values[0] or math.nan
+        axis.plot(iterations, [v / first for v in values], color=color, label=name or "(root)", lw=1)
+    axis.set_xlabel("iteration")
+    axis.set_ylabel("adaptive magnitude / its first value")
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=7)
+    return _render(figure)
+
+
+def balance_figure(series: dict[str, Any]) -> Image.Image:
+    """Draw both players' relative speeds, and the ratio of gradients to their first ones."""
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    axes = figure.subplots(1, 3)
+    titles = {"relative_speed": "step size * gradient / weights", "relative_step": "step / weights"}
+    for axis, (key, title) in zip(axes, titles.items(), strict=False):
+        for player, entry in series["players"].items():
+            axis.plot(series["iteration"], entry[key], label=player, marker=_marker(series))
+        axis.set_title(title, fontsize=10)
+        axis.set_yscale("log")
+        axis.legend(fontsize=8)
+    axes[2].plot(series["iteration"], series["gradient_ratio"], color="black", marker=_marker(series))
+    axes[2].set_title("gradients / their first values, summed", fontsize=10)
+    for axis in axes:
+        axis.set_xlabel("iteration")
+        axis.grid(alpha=0.3)
     return _render(figure)
 
 

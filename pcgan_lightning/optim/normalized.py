@@ -120,25 +120,42 @@ class _AdamOracle(BlockwiseOptimizer):
         adam = self.oracle == "adam"
         torch._foreach_mul_(second, beta2)
         torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2 if adam else 1.0)
-        first = gradients
         if beta1:
             first = [s["exp_avg"] for s in states]
             torch._foreach_mul_(first, beta1)
             torch._foreach_add_(first, gradients, alpha=1 - beta1 if adam else 1.0)
-        if adam:
-            denominators = torch._foreach_sqrt(second)
-            torch._foreach_div_(denominators, [(1 - beta2 ** s["step"]) ** 0.5 for s in states])
-            torch._foreach_add_(denominators, eps)
-            if beta1:
-                torch._foreach_mul_(denominators, [1 - beta1 ** s["step"] for s in states])
-        else:
-            denominators = torch._foreach_add(second, eps)
-            torch._foreach_sqrt_(denominators)
-        if not eps:  # a gradient that was always 0 makes an A of 0, not 0 / 0
-            torch._foreach_clamp_min_(denominators, torch.finfo(denominators[0].dtype).tiny)
-        torch._foreach_reciprocal_(denominators)
-        torch._foreach_mul_(denominators, first)
-        return denominators
+        return adam_oracle(parameters, states, (beta1, beta2), eps, self.oracle)
+
+
+def adam_oracle(
+    parameters: list[Tensor], states: list[dict[str, Any]], betas: tuple[float, float], eps: float, oracle: Oracle
+) -> list[Tensor]:
+    """Return Adam's A of parameters whose moments are in `states`, with torch's names for them.
+
+    Args:
+        parameters: those with a gradient, which stands in for the first moment where that is not kept.
+        states: the optimizer's state of each, after its step.
+        betas: of the optimizer.
+        eps: of the optimizer.
+        oracle: "adam" or "paper", see :class:`AdaNSGDA`.
+    """
+    first = [s.get("exp_avg", p.grad) for p, s in zip(parameters, states, strict=True)]
+    second = [s["exp_avg_sq"] for s in states]
+    if oracle == "adam":
+        steps = [int(s["step"]) for s in states]
+        denominators = torch._foreach_sqrt(second)
+        torch._foreach_div_(denominators, [(1 - betas[1] ** k) ** 0.5 for k in steps])
+        torch._foreach_add_(denominators, eps)
+        if betas[0]:
+            torch._foreach_mul_(denominators, [1 - betas[0] ** k for k in steps])
+    else:
+        denominators = torch._foreach_add(second, eps)
+        torch._foreach_sqrt_(denominators)
+    if not eps:  # a gradient that was always 0 makes an A of 0, not 0 / 0
+        torch._foreach_clamp_min_(denominators, torch.finfo(denominators[0].dtype).tiny)
+    torch._foreach_reciprocal_(denominators)
+    torch._foreach_mul_(denominators, first)
+    return denominators
 
 
 class AdaNSGDA(_AdamOracle):

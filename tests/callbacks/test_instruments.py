@@ -1,0 +1,173 @@
+"""AdaptiveMagnitudeLogger and BalanceLogger: right numbers, on anyone's module, disturbing nothing."""
+
+import json
+
+import lightning.pytorch
+import pytest
+import torch
+from foreign_modules import BOTH_NAMES, image_loader, make_two_player_gan
+from lightning.pytorch.callbacks import Callback
+
+from pcgan_lightning.callbacks import AdaptiveMagnitudeLogger, BalanceLogger, FixedPreconditioning
+from pcgan_lightning.data import ImageDataModule
+from pcgan_lightning.modules import GAN
+from pcgan_lightning.networks import CNNDiscriminator, CNNGenerator
+from pcgan_lightning.optim import NSGDA, AdaNSGDA
+from pcgan_lightning.optim.blocks import layer_name
+from pcgan_lightning.spectra import original_parameters
+
+
+def tiny_gan(optimizer, **kwargs):
+    torch.manual_seed(1)
+    networks = CNNGenerator(channels=1, latent_dim=4, width=2), CNNDiscriminator(channels=1, width=2)
+    return GAN(*networks, generator_optimizer=optimizer, discriminator_optimizer=optimizer, **kwargs)
+
+
+def fit(tmp_path, module, callbacks, pl=lightning.pytorch, ckpt_path=None, **kwargs):
+    defaults = {
+        "accelerator": "cpu",
+        "max_steps": 7,
+        "default_root_dir": tmp_path,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "logger": False,
+    }
+    data = ImageDataModule(batch_size=4, max_images=64, seed=0)
+    loader = {"datamodule": data} if isinstance(module, GAN) else {"train_dataloaders": image_loader()}
+    trainer = pl.Trainer(**defaults | kwargs, callbacks=callbacks)
+    torch.manual_seed(2)
+    trainer.fit(module, ckpt_path=ckpt_path, **loader)
+    return trainer
+
+
+class Steps(Callback):
+    """Records weights and gradients around every step of every optimizer, in float64."""
+
+    def on_train_start(self, trainer, pl_module):
+        self.records = {"generator": [], "discriminator": []}
+        for name, optimizer in zip(self.records, trainer.optimizers, strict=True):
+            network = getattr(pl_module, name)
+            optimizer.register_step_pre_hook(lambda *_, n=name, net=network: self.before(n, net))
+            optimizer.register_step_post_hook(lambda *_, n=name, net=network: self.after(n, net))
+
+    def before(self, name, network):
+        named = {n: p for n, p in original_parameters(network).items() if p.grad is not None}
+        self.weights = {n: p.detach().double().clone() for n, p in named.items()}
+        self.gradients = {n: p.grad.double().clone() for n, p in named.items()}
+
+    def after(self, name, network):
+        steps = {n: p.detach().double() - self.weights[n] for n, p in original_parameters(network).items()}
+        self.records[name].append((self.weights, self.gradients, steps))
+
+
+def joint(tensors):
+    return sum((t**2).sum() for t in tensors).sqrt().item()
+
+
+def test_balance_by_hand(tmp_path):
+    """The last of three updates of an iteration; in the first and in every third iteration."""
+    steps, balance = Steps(), BalanceLogger(every_n_steps=3)
+    rate = 0.05
+    gan = tiny_gan(lambda p: torch.optim.SGD(p, lr=rate, momentum=0.9), discriminator_steps=3)
+    fit(tmp_path, gan, [steps, balance, FixedPreconditioning(3)])
+    assert balance.series["iteration"] == [1, 3, 6]
+    ratio = [0.0, 0.0, 0.0]
+    for player, updates in (("generator", 1), ("discriminator", 3)):
+        for k, iteration in enumerate(balance.series["iteration"]):
+            weights, gradients, moved = steps.records[player][updates * iteration - 1]
+            size = joint(weights.values())
+            entry = {key: values[k] for key, values in balance.series["players"][player].items()}
+            assert entry["relative_speed"] == pytest.approx(rate * joint(gradients.values()) / size, rel=1e-5)
+            assert entry["relative_step"] == pytest.approx(joint(moved.values()) / size, rel=1e-3)
+            assert entry["gradient"] == pytest.approx(sum(g.norm().item() for g in gradients.values()), rel=1e-5)
+            ratio[k] += entry["gradient"] / balance.series["players"][player]["gradient"][0]
+    assert balance.series["gradient_ratio"] == pytest.approx(ratio)
+    assert ratio[0] == 2.0
+    assert (tmp_path / "balance.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.0, 0.9)),
+        lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.5, 0.9)),
+    ],
+)
+def test_magnitudes_are_lengths_of_adams_steps(tmp_path, make):
+    """||A|| of a layer is its step's length over the learning rate."""
+    steps, magnitudes = Steps(), AdaptiveMagnitudeLogger(every_n_steps=3)
+    fit(tmp_path, tiny_gan(make), [steps, magnitudes, FixedPreconditioning(3)])
+    assert magnitudes.series["iteration"] == [1, 3, 6]
+    for player, layers in magnitudes.series["players"].items():
+        for k, iteration in enumerate(magnitudes.series["iteration"]):
+            moved = steps.records[player][iteration - 1][2]
+            for layer, values in layers.items():
+                own = joint(step for name, step in moved.items() if layer_name(name) == layer)
+                # Weights of size 1 in float32: their differences are right to 1e-7, over the learning rate to 1e-5.
+                assert values[k] == pytest.approx(own / 0.01, rel=1e-3, abs=2e-5)
+
+
+def test_means_are_scales_for_nsgda(tmp_path):
+    make = lambda p: AdaNSGDA(p, lr=0.01, betas=(0.0, 0.9), scope="layer", oracle="paper")  # noqa: E731
+    magnitudes = AdaptiveMagnitudeLogger(every_n_steps=2)
+    gan = tiny_gan(make)
+    fit(tmp_path, gan, [magnitudes])
+    for player, network in (("generator", gan.generator), ("discriminator", gan.discriminator)):
+        path = tmp_path / "layer_scales" / f"{player}.json"
+        means = json.loads(path.read_text())
+        for layer, values in magnitudes.series["players"][player].items():
+            assert means[layer] == pytest.approx(sum(values) / 4)
+        NSGDA(network.named_parameters(), scope="layer", layer_scales=path)  # they fit
+        assert (tmp_path / "magnitudes" / f"{player}.png").is_file()
+
+
+def both():
+    return [AdaptiveMagnitudeLogger(every_n_steps=2), BalanceLogger(every_n_steps=2)]
+
+
+def test_training_is_not_disturbed(tmp_path):
+    make = lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.0, 0.9))  # noqa: E731
+    watched, alone = tiny_gan(make), tiny_gan(make)
+    trainer = fit(tmp_path, watched, both())
+    fit(tmp_path, alone, [])
+    for name, value in alone.state_dict().items():
+        assert torch.equal(value, watched.state_dict()[name]), name
+    assert not any(o._optimizer_step_pre_hooks for o in trainer.optimizers), "hooks are taken off"
+
+
+def test_resumed_series_are_whole(tmp_path):
+    make = lambda p: torch.optim.Adam(p, lr=0.01)  # noqa: E731
+    whole, first, resumed = both(), both(), both()
+    fit(tmp_path, tiny_gan(make), whole, max_steps=8)
+    fit(tmp_path, tiny_gan(make), first, max_steps=5).save_checkpoint(tmp_path / "five.ckpt")
+    fit(tmp_path, tiny_gan(make), resumed, max_steps=8, ckpt_path=tmp_path / "five.ckpt")
+    for a, b in zip(whole, resumed, strict=True):
+        assert a.series == b.series
+        assert a.series["iteration"] == [1, 2, 4, 6, 8]
+
+
+@BOTH_NAMES
+def test_modules_of_others(pl, tmp_path):
+    callbacks = both()
+    fit(tmp_path, make_two_player_gan(pl)(), callbacks, pl, max_steps=8)
+    for callback in callbacks:
+        assert callback.series["iteration"] == [1, 2, 4]
+        assert set(callback.series["players"]) == {"generator", "discriminator"}
+
+
+def test_mistakes(tmp_path):
+    sgd, adam = (lambda p: torch.optim.SGD(p, lr=0.1)), (lambda p: torch.optim.Adam(p))
+    with pytest.raises(
+        TypeError, match="AdaptiveMagnitudeLogger needs Adam, AdaNSGDA or AdaDir, got SGD for generator"
+    ):
+        fit(tmp_path, tiny_gan(sgd), [AdaptiveMagnitudeLogger()])
+    with pytest.raises(ValueError, match="argument `target` must name a submodule of GAN"):
+        fit(tmp_path, tiny_gan(adam), [BalanceLogger(targets=["critic"])])
+    gan = tiny_gan(adam)
+    gan.spare = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="argument `targets` must be networks that an optimizer trains, got 'spare'"):
+        fit(tmp_path, gan, [BalanceLogger(targets=["spare"])])
+    for kind in (AdaptiveMagnitudeLogger, BalanceLogger):
+        with pytest.raises(ValueError, match="argument `every_n_steps` must be at least 1, got 0"):
+            kind(every_n_steps=0)
