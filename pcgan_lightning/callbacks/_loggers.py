@@ -14,8 +14,12 @@ from PIL import Image
 
 
 def run_folder(trainer: "pl.Trainer") -> Path:
-    """Return the folder of the run's files: the first logger's, or the trainer's root."""
-    return Path(trainer.log_dir or trainer.default_root_dir)
+    """Return the folder of the run's files: the first logger's, or the trainer's root.
+
+    Lightning's own ``trainer.log_dir`` talks to the other processes, which must not wait for one that saves a file.
+    """
+    logger = trainer.loggers[0] if trainer.loggers else None
+    return Path(getattr(logger, "log_dir", None) or getattr(logger, "save_dir", None) or trainer.default_root_dir)
 
 
 def log_scalars(trainer: "pl.Trainer", metrics: Mapping[str, float]) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -74,6 +75,28 @@ def test_scores_of_a_fit(run):
     saved = json.loads((run / "evaluations" / "iteration_0000004.json").read_text())
     assert float(rows[-1]["metric/classifier_fid"]) == saved["scores"]["classifier_fid"]
     assert "classifier with" in saved["protocol"]
+
+
+def test_two_processes_score_like_one(monkeypatch, cache, tmp_path):
+    """The scores that two processes logged are those that one finds in their checkpoint."""
+    folder = tmp_path / "run"
+    fit = (
+        *("fit", "--config", ROOT / "configs" / "quickstart.yaml", "--run_dir", folder, "--trainer.max_steps=2"),
+        *("--data.batch_size=4", "--model.generator.width=2", "--model.discriminator.width=2"),
+        *("--model.generator.initialization=xavier_uniform", "--trainer.enable_model_summary=false"),
+        *("--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp_find_unused_parameters_true"),
+        *("--scores=ScoreLogger", "--scores.features=ClassifierFeatures", "--scores.count=201"),
+        *("--scores.every_n_steps=2", f"--scores.scores={SCORES}"),
+    )
+    program = [sys.executable, "-m", "pcgan_lightning.cli", *map(str, fit)]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    together = json.loads((folder / "evaluations" / "iteration_0000002.json").read_text())["scores"]
+    assert evaluate(monkeypatch, folder / "checkpoints" / "last.ckpt", "--count=201") == 0
+    alone = json.loads((folder / "evaluations" / "last_classifier_train.json").read_text())["scores"]
+    # Batches of another size: float32 rounding, which can move a pixel by one level.
+    assert together == {name: pytest.approx(value, rel=1e-3) for name, value in alone.items()}
+    assert len((folder / "metrics.csv").read_text().splitlines()) > 1
 
 
 def test_a_run_says_what_it_ran_on(run):
