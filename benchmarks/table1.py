@@ -82,7 +82,7 @@ def train(arguments: argparse.Namespace, method: str, seed: int) -> Path:
 
 
 def final_row(run_dir: Path) -> dict[str, Any]:
-    """Return the last scores and condition numbers of a run, and its median speed."""
+    """Return the last scores and condition numbers of a run, its median speed, and the commit that it began with."""
     with (run_dir / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     last: dict[str, Any] = {"iterations": max(int(float(row["step"])) for row in rows)}
@@ -94,7 +94,7 @@ def final_row(run_dir: Path) -> dict[str, Any]:
             last[key.removeprefix("condition/")] = values[-1]
         elif key == "iterations_per_second" and values:
             last[key] = sorted(values)[len(values) // 2]
-    return last
+    return last | {"commit": json.loads((run_dir / "environment.json").read_text())["commit"]}
 
 
 def main() -> None:
@@ -125,6 +125,7 @@ def main() -> None:
         for (method, seed), folder in zip(jobs, folders, strict=True)
     ]
     settings = {k: v for k, v in vars(arguments).items() if k not in ("runs", "source", "save")}
+    settings["config"] = "configs/pcgan/cifar10_resnet_1-1_<method>.yaml"
     settings["protocol"] = protocol(folders[0])
     print("\n".join(table1({"settings": settings, "result": result})))
     report(folders, arguments.runs / "report.html")
