@@ -1,0 +1,250 @@
+r"""The bimodal game of "Dissecting adaptive methods in GANs" (Section 3): why SGDA loses a mode and nSGDA does not.
+
+The data are two unit vectors :math:`u_1, u_2` with :math:`\langle u_1, u_2\rangle = \gamma > 0`, equally likely. The
+generator is linear, :math:`G(z) = Vz`, with one entry of the binary z set; the discriminator is
+
+.. math:: D(x) = \sigma\big(a \textstyle\sum_i \langle w_i, x\rangle^3 + b/\sqrt{d}\big).
+
+At each step one x and one z are drawn; D goes up and G goes down in :math:`\log D(x) + \log(1 - D(G(z)))`, with step
+sizes :math:`\eta_D, \eta_G` (Equations 5 and 6).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Optional
+
+import torch
+from torch import Tensor
+
+Rule = Literal["sgda", "nsgda"]
+
+# A generator that has outgrown the data so far is past any equilibrium: SGDA only diverges from there on.
+OUTGROWN = 3.0
+
+
+class Players(NamedTuple):
+    """Parameters, or their gradients, of S independent games.
+
+    Attributes:
+        w: D's neurons, ``[S, discriminator_neurons, d]``.
+        a: D's slope, ``[S]``.
+        b: D's bias, ``[S]``.
+        v: G's neurons, ``[S, generator_neurons, d]``.
+    """
+
+    w: Tensor
+    a: Tensor
+    b: Tensor
+    v: Tensor
+
+    def discriminator_norm(self) -> Tensor:
+        """Return the norm of all of D's parameters, ``[S]``."""
+        return (self.w.square().sum((1, 2)) + self.a.square() + self.b.square()).sqrt()
+
+    def generator_norm(self) -> Tensor:
+        """Return the norm of all of G's parameters, ``[S]``."""
+        return self.v.square().sum((1, 2)).sqrt()
+
+
+@dataclass
+class BimodalRun:
+    r"""What S games did over time; every tensor begins with the recorded moments ``[T]`` and the games ``[S]``.
+
+    Attributes:
+        iteration: ``[T]``.
+        generator_cosines: of G's neurons with u1, u2 and u1 + u2, ``[T, S, generator_neurons, 3]``.
+        discriminator_cosines: of D's neurons with the same, ``[T, S, discriminator_neurons, 3]``.
+        generator_speed: relative update speed :math:`\eta_G \|g_V\| / \|V\|`, ``[T, S]``.
+        discriminator_speed: :math:`\eta_D \|g_W\| / \|W\|` of D's parameters together, ``[T, S]``.
+        players: the final parameters.
+    """
+
+    iteration: Tensor
+    generator_cosines: Tensor
+    discriminator_cosines: Tensor
+    generator_speed: Tensor
+    discriminator_speed: Tensor
+    players: Players
+
+    def modes_recovered(self, threshold: float = 0.9) -> Tensor:
+        r"""Return for each moment and game ``[T, S]`` how many of u1 and u2 some neuron of G points to.
+
+        Args:
+            threshold: the least cosine, more than that of u1 with u1 + u2, :math:`\sqrt{(1+\gamma)/2}`.
+        """
+        return (self.generator_cosines[..., :2] >= threshold).any(2).sum(-1)
+
+
+class BimodalGame:
+    r"""The game, for many seeds at once.
+
+    Args:
+        dimension: d, at least 8.
+        correlation: :math:`\gamma` in (0, 1). None: 1 / log d.
+        discriminator_neurons: None: log d, rounded.
+        generator_neurons: None: 2 log d, rounded.
+        discriminator_scale: the expected norm of D's neurons at the start.
+        generator_scale: the expected norm of G's neurons at the start.
+        slope: a at the start.
+
+    Attributes:
+        modes: u1 and u2, float64 ``[2, d]``.
+
+    Raises:
+        ValueError: for arguments out of range.
+    """
+
+    def __init__(
+        self,
+        dimension: int = 200,
+        correlation: Optional[float] = None,
+        discriminator_neurons: Optional[int] = None,
+        generator_neurons: Optional[int] = None,
+        discriminator_scale: float = 0.1,
+        generator_scale: float = 0.1,
+        slope: float = 1.0,
+    ) -> None:
+        if dimension < 8:
+            raise ValueError(f"argument `dimension` must be at least 8, got {dimension}")
+        correlation = 1 / math.log(dimension) if correlation is None else correlation
+        if not 0.0 < correlation < 1.0:
+            raise ValueError(f"argument `correlation` must be in (0, 1), got {correlation}")
+        self.dimension = dimension
+        self.discriminator_neurons = discriminator_neurons or round(math.log(dimension))
+        self.generator_neurons = generator_neurons or round(2 * math.log(dimension))
+        for name, value in (
+            ("discriminator_neurons", self.discriminator_neurons),
+            ("generator_neurons", self.generator_neurons),
+            ("discriminator_scale", discriminator_scale),
+            ("generator_scale", generator_scale),
+        ):
+            if value <= 0:
+                raise ValueError(f"argument `{name}` must be positive, got {value}")
+        self.discriminator_scale = discriminator_scale
+        self.generator_scale = generator_scale
+        self.slope = slope
+        self.modes = torch.zeros(2, dimension, dtype=torch.float64)
+        self.modes[0, 0] = 1.0
+        self.modes[1, :2] = torch.tensor([correlation, math.sqrt(1 - correlation**2)])
+
+    def initial(self, seeds: range) -> Players:
+        """Return the players at the start, each game's decided by its own seed."""
+        sources = [torch.Generator().manual_seed(2 * seed) for seed in seeds]
+
+        def draw(neurons: int, scale: float) -> Tensor:
+            shape = (neurons, self.dimension)
+            drawn = [torch.randn(shape, generator=source, dtype=torch.float64) for source in sources]
+            return torch.stack(drawn) * (scale / math.sqrt(self.dimension))
+
+        w = draw(self.discriminator_neurons, self.discriminator_scale)
+        v = draw(self.generator_neurons, self.generator_scale)
+        constant = w.new_ones(len(seeds))
+        return Players(w, self.slope * constant, 0.0 * constant, v)
+
+    def gradients(self, players: Players, real: Tensor, neuron: Tensor) -> Players:
+        """Return the gradients of log D(x) + log(1 - D(G(z))) on one x and one z for each game.
+
+        Args:
+            players: the parameters.
+            real: x, ``[S, d]``.
+            neuron: which entry of z is set, int64 ``[S]``.
+        """
+        w, a, b, v = players
+        games = torch.arange(len(a))
+        fake = v[games, neuron]  # [S, d]
+        on_real = (w @ real[:, :, None]).squeeze(2)  # <w_i, x>, [S, discriminator_neurons]
+        on_fake = (w @ fake[:, :, None]).squeeze(2)
+        shift = b / math.sqrt(self.dimension)
+        # d log D(x) = (1 - D(x)) dF(x) and d log(1 - D(G)) = -D(G) dF(G), with F before the sigmoid.
+        up = torch.sigmoid(-(a * on_real.pow(3).sum(1) + shift))  # [S]
+        down = torch.sigmoid(a * on_fake.pow(3).sum(1) + shift)
+        from_real = (3 * up * a)[:, None] * on_real.square()
+        from_fake = (3 * down * a)[:, None] * on_fake.square()
+        grad_w = from_real[:, :, None] * real[:, None] - from_fake[:, :, None] * fake[:, None]
+        grad_a = up * on_real.pow(3).sum(1) - down * on_fake.pow(3).sum(1)
+        grad_b = (up - down) / math.sqrt(self.dimension)
+        grad_v = torch.zeros_like(v)
+        grad_v[games, neuron] = -(from_fake[:, None] @ w).squeeze(1)
+        return Players(grad_w, grad_a, grad_b, grad_v)
+
+    def play(
+        self,
+        rule: Rule,
+        discriminator_rate: float,
+        generator_rate: float,
+        iterations: int,
+        seeds: range = range(100),
+        record_every: int = 50,
+    ) -> BimodalRun:
+        r"""Play the game from the start, for all seeds at once.
+
+        Under nSGDA each player's gradient is divided by its norm, D's over all its parameters. A game under SGDA is
+        frozen when the generator has outgrown the data (a neuron longer than 3), from where on it diverges.
+
+        Args:
+            rule: "sgda" (Equation 5) or "nsgda" (Equation 6).
+            discriminator_rate: :math:`\eta_D`.
+            generator_rate: :math:`\eta_G`.
+            iterations: steps.
+            seeds: one game for each; a seed's game does not depend on the others.
+            record_every: steps between recorded moments.
+
+        Raises:
+            ValueError: for arguments out of range.
+        """
+        if rule not in ("sgda", "nsgda"):
+            raise ValueError(f"argument `rule` must be 'sgda' or 'nsgda', got {rule!r}")
+        for name, value in (("iterations", iterations), ("record_every", record_every), ("seeds", len(seeds))):
+            if value < 1:
+                raise ValueError(f"argument `{name}` must be at least 1, got {value}")
+        for name, rate in (("discriminator_rate", discriminator_rate), ("generator_rate", generator_rate)):
+            if rate < 0:
+                raise ValueError(f"argument `{name}` must not be negative, got {rate}")
+        players = self.initial(seeds)
+        which_mode, which_neuron = self._draws(seeds, iterations)
+        alive = torch.ones(len(seeds), dtype=torch.bool)
+        records = []
+        for t in range(iterations):
+            g = self.gradients(players, self.modes[which_mode[:, t]], which_neuron[:, t])
+            norms = g.discriminator_norm(), g.generator_norm()
+            if t % record_every == 0:
+                speeds = (
+                    discriminator_rate * norms[0] / players.discriminator_norm(),
+                    generator_rate * norms[1] / players.generator_norm(),
+                )
+                records.append((t, self._cosines(players.v), self._cosines(players.w), speeds[1], speeds[0]))
+            if rule == "sgda":
+                alive &= players.v.norm(dim=2).amax(1) < OUTGROWN
+                rates = discriminator_rate * alive.double(), generator_rate * alive.double()
+            else:
+                rates = discriminator_rate * _inverse(norms[0]), generator_rate * _inverse(norms[1])
+            d, e = rates
+            # Frozen games may hold infinite gradients, which 0 would not undo.
+            step = [torch.nan_to_num(x) for x in g] if rule == "sgda" else g
+            players = Players(
+                players.w + d[:, None, None] * step[0],
+                players.a + d * step[1],
+                players.b + d * step[2],
+                players.v - e[:, None, None] * step[3],
+            )
+        records.append((iterations, self._cosines(players.v), self._cosines(players.w), *records[-1][3:]))
+        columns = list(zip(*records, strict=True))
+        return BimodalRun(torch.tensor(columns[0]), *(torch.stack(column) for column in columns[1:]), players)
+
+    def _draws(self, seeds: range, iterations: int) -> tuple[Tensor, Tensor]:
+        """Return which mode and which neuron each game draws at each step, ``[S, iterations]``."""
+        sources = [torch.Generator().manual_seed(2 * seed + 1) for seed in seeds]
+        modes = [torch.randint(2, (iterations,), generator=source) for source in sources]
+        neurons = [torch.randint(self.generator_neurons, (iterations,), generator=source) for source in sources]
+        return torch.stack(modes), torch.stack(neurons)
+
+    def _cosines(self, neurons: Tensor) -> Tensor:
+        """Return the cosines of neurons ``[S, n, d]`` with u1, u2 and u1 + u2, ``[S, n, 3]``."""
+        directions = torch.cat([self.modes, self.modes.sum(0, keepdim=True)])
+        directions = directions / directions.norm(dim=1, keepdim=True)
+        return (neurons @ directions.T) / neurons.norm(dim=2, keepdim=True)
+
+
+def _inverse(norms: Tensor) -> Tensor:
+    """Return 1 / norms, and 0 where the norm is 0."""
+    return torch.where(norms > 0, 1 / norms, 0.0)
