@@ -16,6 +16,7 @@ from pcgan_lightning.cli import main
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs" / "pcgan").glob("*.yaml"))
+NSGDA_CONFIGS = sorted((ROOT / "configs" / "nsgda").glob("*.yaml"))
 TINY = [
     *("--data.max_images=64", "--data.batch_size=8", "--model.generator.width=2", "--model.discriminator.width=2"),
     *("--trainer.accelerator=cpu", "--trainer.enable_model_summary=false", "--progress.refresh_every_n_steps=1000"),
@@ -92,12 +93,32 @@ def test_config_parses(config, monkeypatch, capsys):
     assert {resolved["data"]["init_args"]["image_size"], model["generator"]["init_args"]["image_size"]} == {size}
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("config", NSGDA_CONFIGS, ids=lambda p: p.stem)
+def test_nsgda_config_parses(config, monkeypatch, capsys):
+    """WGAN-GP as Gulrajani et al. train it, with the optimizer that the name says for both players."""
+    assert pcgan(monkeypatch, "fit", "--config", config, "--print_config") == 0
+    resolved = yaml.safe_load(capsys.readouterr().out)
+    dataset, _, rule = config.stem.partition("_wgan_gp_")
+    kinds = {"adam": "Adam", "ada_nsgda": "AdaNSGDA", "ada_dir": "AdaDir", "nsgda": "NSGDA", "sgda": "SGD"}
+    model = resolved["model"]["init_args"]
+    for player in ("generator", "discriminator"):
+        optimizer = model[f"{player}_optimizer"]
+        assert optimizer["class_path"].rpartition(".")[2] == kinds[rule]
+        assert optimizer["init_args"].get("scope") == ("layer" if rule in ("ada_nsgda", "ada_dir", "nsgda") else None)
+        assert model[f"{player}_scheduler"]["init_args"] == {"total_iterations": 100_000, "start": 0.0}
+        assert model[player]["init_args"]["image_size"] == {"cifar10": 32, "stl10": 48}[dataset]
+    assert model["penalty"]["init_args"] == {"weight": 10.0}
+    assert model["discriminator_steps"] == 5
+    assert model["loss"]["class_path"].endswith("WassersteinLoss")
+    assert resolved["run_dir"] == f"runs/nsgda/{config.stem}"
+
+
+@pytest.mark.parametrize("config", CONFIGS + NSGDA_CONFIGS, ids=lambda p: p.stem)
 def test_config_runs(config, monkeypatch, tmp_path):
     """One iteration of every experiment at tiny width, on local images; nothing is written."""
     source = parquet_like(config, tmp_path)
     monkeypatch.chdir(tmp_path)
-    discriminator_steps = 5 if "_5-1_" in config.stem else 1
+    discriminator_steps = 5 if "_5-1_" in config.stem or "wgan_gp" in config.stem else 1
     status = pcgan(
         monkeypatch,
         *("fit", "--config", config, "--trainer.fast_dev_run=true", "--trainer.accelerator=cpu"),
@@ -235,6 +256,14 @@ MISTAKES = {
     "no last checkpoint": (["--ckpt_path=last"], "'last' needs a checkpoint in"),
     "interval": (["--samples.every_n_steps=0"], "`every_n_steps` must be at least 1, got 0"),
     "negative rate": (["--model.generator_optimizer.lr=-1"], "learning rate"),
+    "negative rate of NSGDA": (
+        ["--model.generator_optimizer=NSGDA", "--model.generator_optimizer.lr=-1"],
+        "`lr` must not be negative, got -1.0",
+    ),
+    "missing layer scales": (
+        ["--model.discriminator_optimizer=NSGDA", "--model.discriminator_optimizer.layer_scales=nowhere.json"],
+        "`layer_scales` must be a JSON file, got nowhere.json, which does not exist",
+    ),
 }
 
 
