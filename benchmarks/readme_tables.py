@@ -82,7 +82,17 @@ def scoring(content: dict[str, Any]) -> list[str]:
     return [*lines, "", f"{settings['count']:,} images of a ResNet generator of width {settings['width']}."]
 
 
+def optimizers(content: dict[str, Any]) -> list[str]:
+    result = content["result"]
+    lines = ["| optimizer | median ms a step | ratio to Adam |", "|---|---|---|"]
+    return lines + [
+        f"| {name} | {1e3 * value:.1f} | {result['ratio'][name]:.2f} |"
+        for name, value in result["median_seconds"].items()
+    ]
+
+
 TABLES = {
+    "optimizers": optimizers,
     "preconditioning_overhead": preconditioning_overhead,
     "scoring": scoring,
     "table1": table1,
