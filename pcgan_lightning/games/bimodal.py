@@ -54,8 +54,9 @@ class BimodalRun:
         iteration: ``[T]``.
         generator_cosines: of G's neurons with u1, u2 and u1 + u2, ``[T, S, generator_neurons, 3]``.
         discriminator_cosines: of D's neurons with the same, ``[T, S, discriminator_neurons, 3]``.
-        generator_speed: relative update speed :math:`\eta_G \|g_V\| / \|V\|`, ``[T, S]``.
-        discriminator_speed: :math:`\eta_D \|g_W\| / \|W\|` of D's parameters together, ``[T, S]``.
+        generator_speed: relative update speed, the step's length over :math:`\|V\|`, ``[T, S]``: under SGDA
+            :math:`\eta_G \|g_V\| / \|V\|`, under nSGDA :math:`\eta_G / \|V\|`, 0 for a frozen game.
+        discriminator_speed: the same of D's parameters together, ``[T, S]``.
         players: the final parameters.
     """
 
@@ -207,18 +208,14 @@ class BimodalGame:
         for t in range(iterations):
             g = self.gradients(players, self.modes[which_mode[:, t]], which_neuron[:, t])
             norms = g.discriminator_norm(), g.generator_norm()
-            if t % record_every == 0:
-                speeds = (
-                    discriminator_rate * norms[0] / players.discriminator_norm(),
-                    generator_rate * norms[1] / players.generator_norm(),
-                )
-                records.append((t, self._cosines(players.v), self._cosines(players.w), speeds[1], speeds[0]))
             if rule == "sgda":
                 alive &= players.v.norm(dim=2).amax(1) < OUTGROWN
-                rates = discriminator_rate * alive.double(), generator_rate * alive.double()
+                d, e = discriminator_rate * alive.double(), generator_rate * alive.double()
             else:
-                rates = discriminator_rate * _inverse(norms[0]), generator_rate * _inverse(norms[1])
-            d, e = rates
+                d, e = discriminator_rate * _inverse(norms[0]), generator_rate * _inverse(norms[1])
+            if t % record_every == 0:
+                speeds = e * norms[1] / players.generator_norm(), d * norms[0] / players.discriminator_norm()
+                records.append((t, self._cosines(players.v), self._cosines(players.w), *speeds))
             # Frozen games may hold infinite gradients, which 0 would not undo.
             step = [torch.nan_to_num(x) for x in g] if rule == "sgda" else g
             players = Players(

@@ -71,9 +71,10 @@ def test_steps_are_those_of_the_optimizers(rule):
         for p in players:
             p.grad = None
         value(game, players, game.modes[modes[:, t]], neurons[:, t]).sum().backward()
-        gradient = torch.cat([p.grad.flatten() for p in players[:3]]).norm()
-        speeds.append((0.05 * gradient / torch.cat([p.detach().flatten() for p in players[:3]]).norm()).item())
+        before = torch.cat([p.detach().flatten() for p in players[:3]])
         up.step()
+        moved = torch.cat([p.detach().flatten() for p in players[:3]]) - before
+        speeds.append((moved.norm() / before.norm()).item())
         down.step()
     for found, expected in zip(run.players, players, strict=True):
         torch.testing.assert_close(found, expected.data, rtol=1e-10, atol=1e-12)

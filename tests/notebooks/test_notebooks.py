@@ -1,0 +1,22 @@
+"""The notebooks are those of their scripts, and run from top to bottom."""
+
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook(path):
+    """Its cells run, and assert what the notebook claims."""
+    notebook, script = nbformat.read(path, as_version=4), jupytext.read(path.with_suffix(".py"))
+    cells = [[(cell.cell_type, cell.source) for cell in n.cells] for n in (notebook, script)]
+    assert cells[0] == cells[1], f"run `python notebooks/build.py {path.stem}`"
+    assert any(cell.get("outputs") for cell in notebook.cells), "a notebook is stored with its outputs"
+    assert any(cell.source.lstrip().startswith("assert ") for cell in notebook.cells)
+    NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
