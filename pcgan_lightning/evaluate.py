@@ -60,11 +60,9 @@ def evaluate(
     run = _run_of(checkpoint)
     real = (data if data is not None else _data_of(run, checkpoint)).real_images(part, real_count)
     metric = GenerativeScores(features if features is not None else InceptionFeatures(), scores=scores).to(gan.device)
-    if tuple(gan.generator.image_shape) != real.image_shape:
-        raise ValueError(
-            f"argument `data` must have images like the generator's, {gan.generator.image_shape}, got "
-            f"{real.image_shape}"
-        )
+    made = tuple(gan.sample_images(gan.fixed_latents(1)).shape[1:])
+    if made != real.image_shape:
+        raise ValueError(f"argument `data` must have images like the generator's, {made}, got {real.image_shape}")
     metric.check(count, real)
     metric.reference = reference_statistics(real, metric.extractor, cache, batch_size, device=gan.device, progress=True)
     latents = gan.fixed_latents(count, seed)
