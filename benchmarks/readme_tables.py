@@ -50,7 +50,8 @@ def table1(content: dict[str, Any]) -> list[str]:
         "horizon of the generator's average keep their share of the run: "
         f"{max(1, round(settings['iterations'] * 3000 / 200_000)):,} and {settings['iterations'] / 20:,.0f} iterations."
     )
-    return [*lines, "", f"{note} Scores here: {settings['protocol']}"]
+    began = ", ".join(sorted({row["commit"] for row in rows}))
+    return [*lines, "", f"{note} The runs began at commit {began}. Scores here: {settings['protocol']}"]
 
 
 def preconditioning_overhead(content: dict[str, Any]) -> list[str]:
