@@ -134,17 +134,19 @@ def test_modules_of_others(pl, tmp_path):
         latents = torch.stack([torch.randn(6, generator=torch.Generator().manual_seed(n)) for n in numbers])
         return module.generator(latents)
 
-    weights = []
+    weights, random_states = [], []
     for callbacks in ([scores_logger(tmp_path, sample=sample, count=20)], []):
         torch.manual_seed(3)
         module = make_two_player_gan(pl)()
         fit(tmp_path, module, callbacks, pl)
         weights.append(module.generator[0].weight)
+        random_states.append(torch.get_rng_state())
         if callbacks:
             assert set(callbacks[0].series["scores"][-1]) == NAMES
             # Two batches of the loader make 4 iterations; Lightning's steps count both optimizers.
             assert callbacks[0].series["iteration"] == [3, 4]
     assert torch.equal(*weights)
+    assert torch.equal(*random_states)
 
 
 def test_real_images_of_a_loader(tmp_path):

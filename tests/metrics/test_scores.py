@@ -161,6 +161,7 @@ def test_enough_images(features, make_images, as_real):
     GenerativeScores(features, **SMALL).check(20, as_real(make_images(20)))
     GenerativeScores(features, scores=["fid"]).check(6, as_real(make_images(6)))
     GenerativeScores(features, scores=["score"]).check(10, as_real(make_images(1)))
+    GenerativeScores(ModuleFeatures(features.module.backbone), **SMALL).check(20, as_real(make_images(20)))
 
 
 def test_score_without_classes(features, make_images, as_real):
