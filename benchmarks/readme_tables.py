@@ -27,7 +27,18 @@ METHODS = {"sn": "SN", "fpc3": "FPC-3", "fpc7": "FPC-7", "apc": "APC"}
 def table1(content: dict[str, Any]) -> list[str]:
     """Return Table 1 beside the published one, and in words how they differ."""
     rows, settings = content["result"], content["settings"]
-    known = ("method", "seed", "iterations", "max", "second_max", "mean", "iterations_per_second", "commit")
+    known = (
+        "method",
+        "seed",
+        "iterations",
+        "max",
+        "second_max",
+        "mean",
+        "iterations_per_second",
+        "commit",
+        "threads",
+        "hardware",
+    )
     scores = [key for key in rows[0] if key not in known and not key.endswith(("precision", "recall"))]
     heads = [
         "method",
@@ -46,12 +57,16 @@ def table1(content: dict[str, Any]) -> list[str]:
     note = (
         f"Here: widths {widths}, batch {settings['batch_size']}, {settings['iterations']:,} iterations at most; the "
         "last scores and condition numbers of each run, the latter after the polynomial. Published: widths 256/128, "
-        "batch 64, 200,000 iterations, FID with Inception features against the PNG originals. APC's interval and the "
+        "batch 64, 200,000 iterations, FID with Inception features. APC's interval and the "
         "horizon of the generator's average keep their share of the run: "
         f"{max(1, round(settings['iterations'] * 3000 / 200_000)):,} and {settings['iterations'] / 20:,.0f} iterations."
     )
-    began = ", ".join(sorted({row["commit"] for row in rows}))
-    return [*lines, "", f"{note} The runs began at commit {began}. Scores here: {settings['protocol']}"]
+    began = ", ".join(sorted({f"{row['commit']} with {row['threads']} thread(s) each" for row in rows}))
+    return [
+        *lines,
+        "",
+        f"{note} The runs began at commit {began}. Scores here: {settings['protocol']}",
+    ]
 
 
 def preconditioning_overhead(content: dict[str, Any]) -> list[str]:

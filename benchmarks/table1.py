@@ -61,6 +61,9 @@ def command(arguments: argparse.Namespace, method: str, seed: int) -> list[str]:
 def train(arguments: argparse.Namespace, method: str, seed: int) -> Path:
     """Train one run, or what is left of it, and return its folder."""
     run_dir = arguments.runs / f"{method}_{seed}"
+    asked, settings = " ".join(command(arguments, method, seed)), run_dir / "command.txt"
+    if settings.exists() and settings.read_text() != asked:
+        sys.exit(f"argument `runs` must hold runs of the same settings, got {run_dir}, made by: {settings.read_text()}")
     if (run_dir / "checkpoints" / "last.ckpt").exists():
         return run_dir
     call = [*command(arguments, method, seed), "--run_dir", str(run_dir)]
@@ -73,6 +76,7 @@ def train(arguments: argparse.Namespace, method: str, seed: int) -> Path:
     # Runs side by side must not wait for one another in busy loops.
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
     run_dir.mkdir(parents=True, exist_ok=True)
+    settings.write_text(asked)
     with (run_dir / "log.txt").open("a") as log:
         program = [sys.executable, "-m", "pcgan_lightning.cli", *call[1:]]
         done = subprocess.run(program, cwd=ROOT, env=environment, stdout=log, stderr=log, check=False)
@@ -94,7 +98,8 @@ def final_row(run_dir: Path) -> dict[str, Any]:
             last[key.removeprefix("condition/")] = values[-1]
         elif key == "iterations_per_second" and values:
             last[key] = sorted(values)[len(values) // 2]
-    return last | {"commit": json.loads((run_dir / "environment.json").read_text())["commit"]}
+    began = json.loads((run_dir / "environment.json").read_text())
+    return last | {key: began[key] for key in ("commit", "threads", "hardware")}
 
 
 def main() -> None:

@@ -97,7 +97,9 @@ def _data_of(run: Optional[Path], checkpoint: Path) -> LightningDataModule:
             "argument `data` must name the real images of a checkpoint outside its run folder, got none for "
             f"{checkpoint}"
         )
-    config = yaml.safe_load((run / CONFIG_FILE).read_text())["data"]
+    config = yaml.safe_load((run / CONFIG_FILE).read_text()).get("data")
+    if config is None:
+        raise ValueError(f"argument `data` must name the real images, for {run / CONFIG_FILE} names none")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data")
     data = parser.instantiate_classes(parser.parse_object({"data": config})).data

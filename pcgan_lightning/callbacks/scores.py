@@ -176,6 +176,11 @@ def save_scores(path: Path, scores: dict[str, float], protocol: str, iteration: 
 
 def _from_loader(trainer: "pl.Trainer", part: str, count: Optional[int]) -> RealImages:
     """Return the images of any loader as the real ones."""
+    if trainer.world_size > 1:
+        raise ValueError(
+            "ScoreLogger needs a data module with `real_images`, as ImageDataModule is, on several processes: their "
+            f"loaders hold different images, got {trainer.world_size} processes"
+        )
     loader = trainer.train_dataloader if part == "train" else trainer.val_dataloaders
     if not loader:
         raise ValueError(f"argument `part` must name a loader that the trainer has, got {part!r}")

@@ -27,7 +27,7 @@ class Features(nn.Module):
         description: what they are, for people.
     """
 
-    label: str = ""
+    label: str = "module"
     description: str = ""
 
     def load(self) -> None:
@@ -65,7 +65,8 @@ class Features(nn.Module):
     def fingerprint(self) -> str:
         """Return a digest that changes with the network and its weights."""
         digest = hashlib.blake2b(f"{type(self).__module__}.{type(self).__qualname__}\n{self}".encode(), digest_size=16)
-        for name, value in self.state_dict().items():
+        # Buffers that are not saved count as well.
+        for name, value in [*self.named_parameters(), *self.named_buffers()]:
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
@@ -81,6 +82,7 @@ class InceptionFeatures(Features):
             folder.
     """
 
+    label = ""
     description = "Inception-v3 of torch-fidelity"
 
     def __init__(self, weights: Optional[Path] = None) -> None:
@@ -137,7 +139,7 @@ class ClassifierFeatures(Features):
 
     def __init__(self, weights: Optional[Path] = None) -> None:
         super().__init__()
-        self.weights = SHIPPED_CLASSIFIER if weights is None else weights
+        self.weights = SHIPPED_CLASSIFIER if weights is None else Path(weights)
         self.network: Optional[ImageClassifier] = None
 
     def load(self) -> None:
@@ -183,8 +185,8 @@ class ModuleFeatures(Features):
 
     def __init__(self, module: nn.Module, label: str = "module") -> None:
         super().__init__()
-        if not label.isidentifier():
-            raise ValueError(f"argument `label` must be a word of letters, digits and underscores, got {label!r}")
+        if not label.isidentifier() or label == "inception":
+            raise ValueError(f"argument `label` must be a word of letters other than 'inception', got {label!r}")
         self.label = label
         self.description = f"features of {type(module).__name__}"
         self.module = module

@@ -27,7 +27,7 @@ class Reference:
     Attributes:
         mean: of their features, float64 ``[d]``.
         covariance: of their features, unbiased, float64 ``[d, d]``.
-        features: of the first 10,000 of them, float32 ``[min(count, 10000), d]``.
+        features: of 10,000 of them, drawn with a fixed seed where there are more, float32 ``[min(count, 10000), d]``.
         count: int64 scalar, the number of images.
     """
 
@@ -63,7 +63,7 @@ def reference_statistics(
         progress: show a bar.
     """
     features.load()
-    key = hashlib.blake2b(f"1 {real.digest} {features.fingerprint()}".encode(), digest_size=16).hexdigest()
+    key = hashlib.blake2b(f"2 {real.digest} {features.fingerprint()}".encode(), digest_size=16).hexdigest()
     path = (cache or default_cache()) / f"{key}.safetensors"
     try:
         return Reference(**load_file(path))
@@ -79,8 +79,10 @@ def reference_statistics(
 
 def statistics(features: Tensor) -> Reference:
     """Return the statistics of features ``[N, d]``, N > 1."""
-    wide = features.double()
-    return Reference(wide.mean(0), torch.cov(wide.T), features[:KEPT_FEATURES].clone(), torch.tensor(len(features)))
+    wide, kept = features.double(), features
+    if len(features) > KEPT_FEATURES:  # at random: the first ones may all be of one class
+        kept = features[torch.randperm(len(features), generator=torch.Generator().manual_seed(0))[:KEPT_FEATURES]]
+    return Reference(wide.mean(0), torch.cov(wide.T), kept.clone(), torch.tensor(len(features)))
 
 
 def _write(reference: Reference, path: Path) -> None:

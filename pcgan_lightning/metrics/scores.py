@@ -67,7 +67,8 @@ class GenerativeScores(Metric):
     ) -> None:
         super().__init__(**kwargs)
         check_scores(scores)
-        features.load()
+        with torch.random.fork_rng(devices=[]):  # the weights of a network are drawn before they are read
+            features.load()
         self.extractor = features
         self.reference = reference
         self.scores = scores
@@ -145,8 +146,9 @@ class GenerativeScores(Metric):
             for score in scores:
                 reason, least = needed[score]
                 if found < least and not (score == "score" and kind == "real"):
+                    name = "count" if kind == "generated" else "real_count"
                     raise ValueError(
-                        f"argument `count` must give at least {least:,} {kind} images ({reason}), got {found:,}"
+                        f"argument `{name}` must give at least {least:,} {kind} images ({reason}), got {found:,}"
                     )
 
     def protocol(self, count: int, real: RealImages) -> str:
@@ -154,7 +156,7 @@ class GenerativeScores(Metric):
         return (
             f"{count:,} generated images against {real.count:,} of {real.description}; {self.extractor.description}; "
             f"score over {self.splits} splits, KID over {self.kid_subsets} subsets of {self.kid_subset_size:,}, "
-            f"precision and recall with {self.neighbours} neighbours on up to {KEPT_FEATURES:,} images of each."
+            f"precision and recall with {self.neighbours} neighbours on up to {KEPT_FEATURES:,} of each."
         )
 
 

@@ -182,7 +182,7 @@ MISTAKES = {
         "`count` must give at least 193 generated images (the number of features, for FID)",
     ),
     "too few for KID": (None, ["--count=500", "--scores=[kid]"], "`count` must give at least 1,000 generated images"),
-    "too few real": (None, ["--real_count=100"], "`count` must give at least 193 real images"),
+    "too few real": (None, ["--real_count=100"], "`real_count` must give at least 193 real images"),
     "no images": (None, ["--count=0"], "`count` must be at least 1, got 0"),
     "unknown score": (None, ["--scores=[is]"], "scores"),
     "missing weights": (

@@ -10,7 +10,7 @@ from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 
-from pcgan_lightning.metrics import ClassifierFeatures, InceptionFeatures, ModuleFeatures
+from pcgan_lightning.metrics import ClassifierFeatures, Features, InceptionFeatures, ModuleFeatures
 from pcgan_lightning.metrics.features import SHIPPED_CLASSIFIER
 from pcgan_lightning.networks import ImageClassifier
 
@@ -88,9 +88,12 @@ def test_fingerprint_follows_weights_and_network(features):
     assert features.fingerprint() not in (before, changed)
 
 
-def test_label_is_a_word():
+@pytest.mark.parametrize("label", ["no word", "inception", ""])
+def test_label_is_a_word(label):
+    """And none that would make a classifier's scores look like Inception's."""
     with pytest.raises(ValueError, match="argument `label` must be a word"):
-        ModuleFeatures(nn.Identity(), label="no word")
+        ModuleFeatures(nn.Identity(), label=label)
+    assert Features().label == "module"
 
 
 @pytest.mark.parametrize("kind", [InceptionFeatures, ClassifierFeatures])

@@ -6,7 +6,7 @@ import torch
 
 from pcgan_lightning.data import ImageDataModule
 from pcgan_lightning.metrics import ModuleFeatures, reference_statistics
-from pcgan_lightning.metrics.reference import default_cache
+from pcgan_lightning.metrics.reference import default_cache, statistics
 
 
 def test_mean_and_covariance_are_numpys(features, make_images, as_real, tmp_path):
@@ -18,6 +18,18 @@ def test_mean_and_covariance_are_numpys(features, make_images, as_real, tmp_path
     assert reference.mean.dtype == reference.covariance.dtype == torch.float64
     assert reference.count == 50
     torch.testing.assert_close(reference.features, features(images)[0])
+
+
+def test_kept_features_are_drawn_at_random(monkeypatch):
+    """Of images sorted by class, all classes are kept, and always the same images."""
+    monkeypatch.setattr("pcgan_lightning.metrics.reference.KEPT_FEATURES", 40)
+    features = torch.arange(100.0)[:, None]
+    kept = statistics(features).features
+    assert len(kept) == len(kept.unique()) == 40
+    assert torch.equal(kept, statistics(features).features)
+    quarters = torch.bincount((kept[:, 0] // 25).long())
+    assert quarters.min() >= 4  # 10 on average
+    assert torch.equal(statistics(features[:40]).features, features[:40])
 
 
 def test_computed_once(features, make_images, as_real, tmp_path):

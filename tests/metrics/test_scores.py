@@ -153,7 +153,7 @@ def test_scores_are_chosen(features, make_images, as_real, tmp_path):
 )
 def test_too_few_images(features, make_images, as_real, count, real_count, settings, message):
     metric = GenerativeScores(features, **(SMALL | settings))
-    with pytest.raises(ValueError, match=re.escape(f"argument `count` must give {message}")):
+    with pytest.raises(ValueError, match=re.escape(f"must give {message}")):
         metric.check(count, as_real(make_images(real_count)))
 
 
