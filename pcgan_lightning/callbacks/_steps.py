@@ -1,16 +1,21 @@
 """A look at the steps of a player's optimizer, in anyone's training loop."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Optional
 
 import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from pcgan_lightning.callbacks._targets import Target, completed_iterations, resolve_target, target_name
+from pcgan_lightning.callbacks._targets import (
+    Target,
+    check_interval,
+    completed_iterations,
+    resolve_target,
+    target_name,
+)
 from pcgan_lightning.spectra import original_parameters
-
-Players = Mapping[str, nn.Module]
 
 
 def players_of(pl_module: "pl.LightningModule", targets: Sequence[Target]) -> dict[str, nn.Module]:
@@ -67,3 +72,46 @@ class DuringIterations:
         for handle in self.handles:
             handle.remove()
         self.handles = []
+
+
+class StepMonitor(Callback):
+    """Base of the callbacks that look at both players' steps and keep a series of what they see.
+
+    Args:
+        every_n_steps: iterations (training batches) between measurements.
+        targets: the players: dotted names in the LightningModule, or functions of it.
+    """
+
+    def __init__(self, every_n_steps: int, targets: Sequence[Target]) -> None:
+        self.every_n_steps = check_interval(every_n_steps)
+        self.targets = tuple(targets)
+        self.series: dict[str, Any] = {"iteration": [], "players": {}}
+        self._hooks: Optional[DuringIterations] = None
+
+    def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
+        """Refuse a wrong target before anything runs."""
+        players_of(pl_module, self.targets)
+
+    def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        """Listen to the optimizers' steps."""
+        self._hooks = DuringIterations(trainer, self.every_n_steps)
+        for name, network in players_of(pl_module, self.targets).items():
+            self.listen(self._hooks, name, network, optimizer_of(trainer, name, network))
+
+    def listen(self, hooks: DuringIterations, player: str, network: nn.Module, optimizer: Optimizer) -> None:
+        """Put the hooks on one player's optimizer."""
+        raise NotImplementedError
+
+    def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
+        """Stop listening."""
+        if self._hooks is not None:
+            self._hooks.remove()
+            self._hooks = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the series measured so far."""
+        return {"series": self.series}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a checkpoint's series."""
+        self.series = state_dict["series"]

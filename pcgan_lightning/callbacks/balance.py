@@ -1,21 +1,20 @@
 """How fast the two players move, beside each other."""
 
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from pcgan_lightning.callbacks._figures import balance_figure
 from pcgan_lightning.callbacks._loggers import log_picture, log_scalars
-from pcgan_lightning.callbacks._steps import DuringIterations, named_gradients, optimizer_of, players_of
-from pcgan_lightning.callbacks._targets import Target, check_interval, completed_iterations
+from pcgan_lightning.callbacks._steps import DuringIterations, StepMonitor, named_gradients
+from pcgan_lightning.callbacks._targets import Target, completed_iterations
 
 
-class BalanceLogger(Callback):
+class BalanceLogger(StepMonitor):
     r"""Log the relative update speeds of both players, and the ratio of gradients to their initial ones.
 
     "Dissecting adaptive methods in GANs", Figures 1 and 3a. In the first iteration and in every `every_n_steps`-th one,
@@ -43,24 +42,15 @@ class BalanceLogger(Callback):
     """
 
     def __init__(self, every_n_steps: int = 100, targets: Sequence[Target] = ("generator", "discriminator")) -> None:
-        self.every_n_steps = check_interval(every_n_steps)
-        self.targets = tuple(targets)
-        self.series: dict[str, Any] = {"iteration": [], "players": {}, "gradient_ratio": []}
+        super().__init__(every_n_steps, targets)
+        self.series["gradient_ratio"] = []
         self._before: dict[str, list[Tensor]] = {}
         self._latest: dict[str, Tensor] = {}
-        self._hooks: Optional[DuringIterations] = None
 
-    def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        """Refuse a wrong target before anything runs."""
-        players_of(pl_module, self.targets)
-
-    def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Listen to the optimizers' steps."""
-        self._hooks = DuringIterations(trainer, self.every_n_steps)
-        for name, network in players_of(pl_module, self.targets).items():
-            optimizer = optimizer_of(trainer, name, network)
-            self._hooks.before_step(optimizer, lambda n=name, net=network: self._remember(n, net))
-            self._hooks.after_step(optimizer, lambda n=name, o=optimizer, net=network: self._look(n, o, net))
+    def listen(self, hooks: DuringIterations, player: str, network: nn.Module, optimizer: Optimizer) -> None:
+        """Look before and after each step."""
+        hooks.before_step(optimizer, lambda: self._remember(player, network))
+        hooks.after_step(optimizer, lambda: self._look(player, optimizer, network))
 
     @torch.no_grad()
     def _remember(self, player: str, network: nn.Module) -> None:
@@ -101,20 +91,6 @@ class BalanceLogger(Callback):
         """Draw the figure."""
         if self.series["iteration"]:
             log_picture(trainer, "balance", "balance.png", balance_figure(self.series))
-
-    def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        """Stop listening."""
-        if self._hooks is not None:
-            self._hooks.remove()
-            self._hooks = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the series measured so far."""
-        return {"series": self.series}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a checkpoint's series."""
-        self.series = state_dict["series"]
 
 
 def _joint_norm(tensors: list[Tensor]) -> Tensor:

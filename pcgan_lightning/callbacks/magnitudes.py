@@ -2,25 +2,24 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.optimizer import Optimizer
 
 from pcgan_lightning.callbacks._figures import magnitude_figure
 from pcgan_lightning.callbacks._loggers import log_picture, log_scalars, run_folder
-from pcgan_lightning.callbacks._steps import DuringIterations, named_gradients, optimizer_of, players_of
-from pcgan_lightning.callbacks._targets import Target, check_interval, completed_iterations
+from pcgan_lightning.callbacks._steps import DuringIterations, StepMonitor, named_gradients
+from pcgan_lightning.callbacks._targets import Target, completed_iterations
 from pcgan_lightning.optim import AdaDir, AdaNSGDA
 from pcgan_lightning.optim.blocks import layer_name
 from pcgan_lightning.optim.normalized import adam_oracle
 
 
-class AdaptiveMagnitudeLogger(Callback):
+class AdaptiveMagnitudeLogger(StepMonitor):
     r"""Log :math:`\|A\|` of each layer, A Adam's oracle, over a run with Adam, AdaNSGDA or AdaDir.
 
     "Dissecting adaptive methods in GANs", Figures 2b, 2c and 5b. In the first iteration and in every
@@ -44,26 +43,16 @@ class AdaptiveMagnitudeLogger(Callback):
     """
 
     def __init__(self, every_n_steps: int = 100, targets: Sequence[Target] = ("generator", "discriminator")) -> None:
-        self.every_n_steps = check_interval(every_n_steps)
-        self.targets = tuple(targets)
-        self.series: dict[str, Any] = {"iteration": [], "players": {}}
+        super().__init__(every_n_steps, targets)
         self._latest: dict[str, tuple[list[str], Tensor]] = {}
-        self._hooks: Optional[DuringIterations] = None
 
-    def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        """Refuse a wrong target before anything runs."""
-        players_of(pl_module, self.targets)
-
-    def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Listen to the optimizers' steps."""
-        self._hooks = DuringIterations(trainer, self.every_n_steps)
-        for name, network in players_of(pl_module, self.targets).items():
-            optimizer = optimizer_of(trainer, name, network)
-            if not isinstance(optimizer, (Adam, AdaNSGDA, AdaDir)):
-                raise TypeError(
-                    f"AdaptiveMagnitudeLogger needs Adam, AdaNSGDA or AdaDir, got {type(optimizer).__name__} for {name}"
-                )
-            self._hooks.after_step(optimizer, lambda n=name, o=optimizer, net=network: self._look(n, o, net))
+    def listen(self, hooks: DuringIterations, player: str, network: nn.Module, optimizer: Optimizer) -> None:
+        """Look after each step of an optimizer that has an A."""
+        if not isinstance(optimizer, (Adam, AdaNSGDA, AdaDir)):
+            raise TypeError(
+                f"AdaptiveMagnitudeLogger needs Adam, AdaNSGDA or AdaDir, got {type(optimizer).__name__} for {player}"
+            )
+        hooks.after_step(optimizer, lambda: self._look(player, optimizer, network))
 
     @torch.no_grad()
     def _look(self, player: str, optimizer: Optimizer, network: nn.Module) -> None:
@@ -94,23 +83,9 @@ class AdaptiveMagnitudeLogger(Callback):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(json.dumps(self.means(player), indent=2) + "\n")
 
-    def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        """Stop listening."""
-        if self._hooks is not None:
-            self._hooks.remove()
-            self._hooks = None
-
     def means(self, player: str) -> dict[str, float]:
         """Return each layer's mean over the run."""
         return {layer: sum(values) / len(values) for layer, values in self.series["players"][player].items()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the series measured so far."""
-        return {"series": self.series}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a checkpoint's series."""
-        self.series = state_dict["series"]
 
 
 def layer_magnitudes(optimizer: Optimizer, network: nn.Module) -> tuple[list[str], Tensor]:
