@@ -22,6 +22,7 @@ PUBLISHED = {  # PC-GAN, Table 1, CIFAR-10: FID; max, second max and mean modifi
     "apc": (19.53, 12.06, 2.81, 3.19),
 }
 METHODS = {"sn": "SN", "fpc3": "FPC-3", "fpc7": "FPC-7", "apc": "APC"}
+OPTIMIZERS = {"adam": "Adam", "ada_nsgda": "Ada-nSGDA", "nsgda": "nSGDA", "sgda": "SGDA"}
 
 
 def table1(content: dict[str, Any]) -> list[str]:
@@ -107,12 +108,39 @@ def optimizers(content: dict[str, Any]) -> list[str]:
     ]
 
 
+def wgan_gp(content: dict[str, Any]) -> list[str]:
+    """Return the sweep, the longer runs beside it, and in words how they were made."""
+    result, settings = content["result"], content["settings"]
+    label = "classifier FID" if settings["features"] == "classifier" else "FID"
+    short, long = settings["sweep_iterations"], settings["iterations"]
+    lines = [
+        f"| optimizer | step sizes: {label} after {short:,} iterations | best | {label} after {long:,} iterations |",
+        "|---|---|---|---|",
+    ]
+    for method in settings["methods"]:
+        swept = [row for row in result["sweep"] if row["method"] == method]
+        final = [row for row in result["final"] if row["method"] == method]
+        cells = ", ".join(f"{row['step_size']:g}: {row['fid']:.1f}" for row in swept)
+        scores = ", ".join(f"{row['fid']:.2f}" for row in final)
+        lines.append(f"| {OPTIMIZERS[method]} | {cells} | {final[0]['step_size']:g} | {scores} |")
+    seeds = ", ".join(map(str, settings["seeds"]))
+    runs = [*result["sweep"], *result["final"]]
+    began = ", ".join(sorted({f"{row['commit']} with {row['threads']} thread(s) each" for row in runs}))
+    return [
+        *lines,
+        "",
+        f"Width {settings['width']}, batch {settings['batch_size']}, 5 critic updates an iteration, seed(s) "
+        f"{seeds}. The runs began at commit {began}. Scores: {settings['protocol']}",
+    ]
+
+
 TABLES = {
     "optimizers": optimizers,
     "preconditioning_overhead": preconditioning_overhead,
     "scoring": scoring,
     "table1": table1,
     "throughput": throughput,
+    "wgan_gp": wgan_gp,
 }
 
 

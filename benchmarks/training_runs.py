@@ -1,0 +1,92 @@
+"""Runs of `pcgan fit` in processes of their own: side by side, and continued where they were interrupted."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+CONDITIONS = ("max", "second_max", "mean")
+
+
+def train(runs: Mapping[Path, Sequence[str]], iterations: int, parallel: int, limits: Sequence[str] = ()) -> None:
+    """Train what is not finished.
+
+    Args:
+        runs: folder of each run -> arguments of its `pcgan fit`, without the folder.
+        iterations: a run that has done so many is finished.
+        parallel: runs side by side; they share the cores.
+        limits: further arguments of all, which may change when a run is continued.
+
+    Raises:
+        SystemExit: before anything is trained, if a folder holds a run of other settings; after all others have
+            ended, if a run failed.
+    """
+    for folder, arguments in runs.items():
+        settings = folder / "command.txt"
+        if settings.exists() and settings.read_text() != " ".join(arguments):
+            sys.exit(f"argument `runs` must hold runs of these settings, got {folder}, made by: {settings.read_text()}")
+    with ThreadPoolExecutor(parallel) as pool:
+        # Runs side by side must not wait for one another in busy loops.
+        threads = max(1, (os.cpu_count() or 1) // parallel)
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+        pending = [(folder, call) for folder, call in runs.items() if iterations_done(folder) < iterations]
+        done = list(pool.map(lambda run: _train(*run, [*limits], environment), pending))
+    if not all(done):
+        sys.exit(f"{done.count(False)} of {len(done)} runs failed, see above")
+
+
+def _train(folder: Path, arguments: Sequence[str], limits: list[str], environment: dict[str, str]) -> bool:
+    call = [*arguments, *limits, "--run_dir", str(folder)]
+    if any((folder / "checkpoints").glob("*.ckpt")):
+        call += ["--ckpt_path", "last"]
+    else:  # interrupted before its first checkpoint, if begun at all
+        shutil.rmtree(folder, ignore_errors=True)
+    print("$ pcgan fit", *call, file=sys.stderr)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "command.txt").write_text(" ".join(arguments))
+    with (folder / "log.txt").open("a") as log:
+        program = [sys.executable, "-m", "pcgan_lightning.cli", "fit", *call]
+        failed = subprocess.run(program, cwd=ROOT, env=environment, stdout=log, stderr=log, check=False).returncode
+    if failed:
+        print(f"{folder.name}: {(folder / 'log.txt').read_text().strip().splitlines()[-1]}", file=sys.stderr)
+    return not failed
+
+
+def iterations_done(folder: Path) -> int:
+    """Return the iterations of a run that ended by itself, 0 of one that was interrupted or never begun."""
+    last = folder / "checkpoints" / "last.ckpt"
+    return torch.load(last, map_location="cpu", weights_only=True)["global_step"] if last.exists() else 0
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    """Return the rows of a run's metrics.csv, without empty cells."""
+    with (folder / "metrics.csv").open() as file:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def final_row(folder: Path) -> dict[str, Any]:
+    """Return the last scores and condition numbers of a run, its median speed, and the commit that it began with."""
+    found = rows(folder)
+    last: dict[str, Any] = {"iterations": int(max(row["step"] for row in found))}
+    for row in found:
+        last |= {key.removeprefix("metric/"): value for key, value in row.items() if key.startswith("metric/")}
+        last |= {key: row[f"condition/{key}"] for key in CONDITIONS if f"condition/{key}" in row}
+    speeds = sorted(row["iterations_per_second"] for row in found if "iterations_per_second" in row)
+    if speeds:
+        last["iterations_per_second"] = speeds[len(speeds) // 2]
+    began = json.loads((folder / "environment.json").read_text())
+    return last | {key: began[key] for key in ("commit", "threads", "hardware")}
+
+
+def protocol(folder: Path) -> str:
+    """Return the sentence that a run's last scores were written with."""
+    return json.loads(max((folder / "evaluations").glob("iteration_*.json")).read_text())["protocol"]
