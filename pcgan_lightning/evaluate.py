@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Optional
+from typing import Literal, Optional, Union
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -17,14 +17,14 @@ from pcgan_lightning.generate import load_gan
 from pcgan_lightning.images import to_uint8
 from pcgan_lightning.metrics import Features, GenerativeScores, InceptionFeatures, reference_statistics, score_generator
 from pcgan_lightning.metrics.scores import Score
-from pcgan_lightning.runs import CONFIG_FILE
+from pcgan_lightning.runs import CONFIG_FILE, unused_path
 
 
 def evaluate(
     checkpoint: Path,
     data: Optional[ImageDataModule] = None,
     features: Optional[Features] = None,
-    scores: Optional[Sequence[Score]] = None,
+    scores: Union[Score, Sequence[Score], None] = None,
     count: int = 10_000,
     part: Literal["train", "validation"] = "train",
     real_count: Optional[int] = None,
@@ -51,15 +51,16 @@ def evaluate(
         batch_size: images generated and seen at once.
         device: "auto", "cpu", "cuda", ...
         cache: folder of the real images' statistics. None: $PCGAN_CACHE, or the user's cache folder.
-        output: JSON file to write. None: into the folder ``evaluations`` of the run, where there is one.
+        output: JSON file to write. None: a new one in the folder ``evaluations`` of the run, where there is one.
     """
     for name, value in (("count", count), ("batch_size", batch_size), ("real_count", real_count)):
         if value is not None and value < 1:
             raise ValueError(f"argument `{name}` must be at least 1, got {value}")
     gan, iteration = load_gan(checkpoint, device)
     run = _run_of(checkpoint)
-    real = (data if data is not None else _data_of(run, checkpoint)).real_images(part, real_count)
+    data = data if data is not None else _data_of(run, checkpoint)
     metric = GenerativeScores(features if features is not None else InceptionFeatures(), scores=scores).to(gan.device)
+    real = data.real_images(part, real_count)
     made = tuple(gan.sample_images(gan.fixed_latents(1)).shape[1:])
     if made != real.image_shape:
         raise ValueError(f"argument `data` must have images like the generator's, {made}, got {real.image_shape}")
@@ -75,12 +76,13 @@ def evaluate(
     print(f"{count:,} images scored in {time.perf_counter() - started:.1f} s", file=sys.stderr)
     weights = "moving average of the weights" if averaged and gan.averaged_generator is not None else "last weights"
     protocol = f"Iteration {iteration:,}, {weights}, latents of seed {seed}: {metric.protocol(count, real)}"
+    found = {("" if part == "train" else f"{part}_") + name: value for name, value in found.items()}
     for name, value in found.items():
         print(f"{name.replace('_', ' '):24} {value:.6g}")
     print(protocol)
     if output is None and run is not None:
         label = metric.extractor.label or "inception"
-        output = run / "evaluations" / f"{checkpoint.stem}_{label}_{part}.json"
+        output = unused_path(run / "evaluations" / f"{checkpoint.stem}_{label}_{part}.json")
     if output is not None:
         save_scores(output, found, protocol, iteration)
         print(f"written to {output}", file=sys.stderr)
@@ -97,9 +99,11 @@ def _data_of(run: Optional[Path], checkpoint: Path) -> LightningDataModule:
             "argument `data` must name the real images of a checkpoint outside its run folder, got none for "
             f"{checkpoint}"
         )
-    config = yaml.safe_load((run / CONFIG_FILE).read_text()).get("data")
+    # Each continuation of a run leaves the configuration that it was asked for.
+    path = max(run.glob(f"{Path(CONFIG_FILE).stem}*.yaml"), key=lambda path: path.stat().st_mtime)
+    config = yaml.safe_load(path.read_text()).get("data")
     if config is None:
-        raise ValueError(f"argument `data` must name the real images, for {run / CONFIG_FILE} names none")
+        raise ValueError(f"argument `data` must name the real images, for {path} names none")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data")
     data = parser.instantiate_classes(parser.parse_object({"data": config})).data

@@ -60,12 +60,17 @@ def load_gan(checkpoint: Path, device: str = "auto") -> tuple[TwoPlayerModule, i
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no checkpoint, or none of a module of this package with a generator.
+        ValueError: if it is no checkpoint, or none of a module of this package with a generator, or there is no such
+            device.
     """
     if not checkpoint.is_file():
         raise FileNotFoundError(f"argument `checkpoint` must be a checkpoint file, got {checkpoint}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"argument `device` must be one that torch finds here, got {device!r}") from error
     rule = "argument `checkpoint` must be a checkpoint of a GAN of this package"
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True)

@@ -16,14 +16,15 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted(m.name for m in pkgutil.walk_packages(pcgan_lightning.__path__, "pcgan_lightning."))
 # Lower floors first; a module may import from its own floor's folder and from lower floors.
 FLOORS = [
-    {"spectra", "losses", "optim", "games", "images"},
+    {"images", "modes"},
+    {"spectra", "losses", "optim", "games"},
     {"networks"},
     {"data"},
     {"metrics"},
     {"modules", "callbacks"},
     {"runs", "generate", "evaluate", "report", "cli"},
 ]
-MATHEMATICS = ["spectra", "losses", "optim", "games", "networks", "images"]
+MATHEMATICS = ["spectra", "losses", "optim", "games", "networks", "images", "modes"]
 
 
 def floor(module: str) -> int:

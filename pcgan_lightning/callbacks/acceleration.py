@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from pcgan_lightning.callbacks._targets import Target, resolve_target
 
@@ -23,7 +24,7 @@ class Acceleration(Callback):
     Args:
         compile_mode: of ``torch.compile``; ``"reduce-overhead"`` records CUDA graphs. None: do not compile.
         backend: of ``torch.compile``.
-        channels_last: whether convolutions run in the order [N, H, W, C].
+        channels_last: whether convolutions of images run in the order [N, H, W, C].
         matmul_precision: of float32 products, for ``torch.set_float32_matmul_precision``; "high" lets them use
             TensorFloat-32, "highest" does not.
         targets: the networks: dotted names in the LightningModule, or functions of it.
@@ -45,6 +46,8 @@ class Acceleration(Callback):
         self.channels_last = channels_last
         self.matmul_precision = matmul_precision
         self.targets = tuple(targets)
+        self._former_precision: Optional[str] = None
+        self._hooks: list[RemovableHandle] = []
 
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """Refuse a wrong target before anything runs."""
@@ -53,15 +56,40 @@ class Acceleration(Callback):
 
     def on_fit_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Order and compile, when all PC-layers are on and a checkpoint is loaded."""
+        self._former_precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision(self.matmul_precision)
         for network in (resolve_target(pl_module, target) for target in self.targets):
             if self.channels_last:
                 network.to(memory_format=torch.channels_last)
-                network.register_forward_pre_hook(_channels_last)
+                self._hooks.append(network.register_forward_pre_hook(_channels_last))
             if self.compile_mode is not None:
                 _allow_recompilation()
                 mode = {} if self.compile_mode == "default" else {"mode": self.compile_mode}
                 network.compile(backend=self.backend, **mode)
+
+    def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        """Order a resumed optimizer's state like its weights: fused optimizers go by memory, not by index."""
+        for optimizer in trainer.optimizers:
+            for weight, state in optimizer.state.items():
+                state.update({key: _ordered_like(weight, value) for key, value in state.items()})
+
+    def on_save_checkpoint(
+        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", checkpoint: dict[str, Any]
+    ) -> None:
+        """Save the optimizers' states in the usual order, for runs without this callback."""
+        for saved in checkpoint["optimizer_states"]:
+            saved["state"] = {
+                number: {key: v.contiguous() if isinstance(v, Tensor) else v for key, v in state.items()}
+                for number, state in saved["state"].items()
+            }
+
+    def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
+        """Give back torch's precision of products, and leave the networks' inputs alone."""
+        if self._former_precision is not None:
+            torch.set_float32_matmul_precision(self._former_precision)
+            self._former_precision = None
+        while self._hooks:
+            self._hooks.pop().remove()
 
     def on_train_batch_start(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", batch: Any, batch_idx: int
@@ -76,6 +104,12 @@ def _channels_last(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...
     return tuple(
         x.contiguous(memory_format=torch.channels_last) if isinstance(x, Tensor) and x.dim() == 4 else x for x in inputs
     )
+
+
+def _ordered_like(weight: Tensor, value: Any) -> Any:
+    if not isinstance(value, Tensor) or value.shape != weight.shape or value.stride() == weight.stride():
+        return value
+    return torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def _allow_recompilation() -> None:

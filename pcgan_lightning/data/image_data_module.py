@@ -23,7 +23,7 @@ warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
 
 # Of a local dataset too large for memory. Their order is shuffled, beyond what the buffer reaches.
 LOCAL_SHARDS = 64
-# Of a stream, which has no end: as many as CIFAR-10 has.
+# Of a stream, which has no end, and of what is too large for memory: as many as CIFAR-10 has.
 STREAMED_REAL_IMAGES = 50_000
 
 
@@ -213,7 +213,7 @@ class ImageDataModule(LightningDataModule):
 
         Args:
             part: `"train"` for `split`, `"validation"` for `validation_split`.
-            count: How many at most. None: all, or 50,000 of a stream.
+            count: How many at most. None: all, or 50,000 of a stream or of what is too large for memory.
         """
         split = self.split if part == "train" else self.validation_split
         if split is None:
@@ -221,8 +221,8 @@ class ImageDataModule(LightningDataModule):
         dataset = self._open(split)
         if isinstance(dataset, IterableDataset):
             dataset = Dataset.from_list(list(dataset.take(count or STREAMED_REAL_IMAGES)), dataset.features)
-        elif count is not None:
-            dataset = dataset.take(min(count, len(dataset)))
+        elif count is not None or not self._fits(dataset):
+            dataset = dataset.take(min(count or STREAMED_REAL_IMAGES, len(dataset)))
         encoded = (image for rows in dataset.iter(1000) for image in next(iter(rows.values())))
         kind = open_image(next(iter(dataset[0].values()))).format
         lossy = ", stored as JPEG: not comparable with scores against lossless originals" if kind == "JPEG" else ""
@@ -291,9 +291,12 @@ class ImageDataModule(LightningDataModule):
     def _memory_or_stream(self, dataset: Images) -> Union[Tensor, IterableDataset]:
         if isinstance(dataset, IterableDataset):
             return dataset
-        if self.streaming is None and len(dataset) * prod(self.image_shape) > self.memory_limit_gb * 1e9:
+        if self.streaming is None and not self._fits(dataset):
             return dataset.to_iterable_dataset(min(LOCAL_SHARDS, len(dataset)))
         return self._decode(dataset, self.split)
+
+    def _fits(self, dataset: Dataset) -> bool:
+        return len(dataset) * prod(self.image_shape) <= self.memory_limit_gb * 1e9
 
     def _decode(self, dataset: Images, split: str) -> Tensor:
         description = f"decoding {self.source}, {split}"

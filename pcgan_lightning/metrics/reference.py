@@ -3,6 +3,7 @@
 import hashlib
 import os
 import tempfile
+import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Optional, Union
@@ -10,7 +11,7 @@ from typing import Optional, Union
 import torch
 from rich.progress import track
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from pcgan_lightning.data import RealImages
@@ -61,6 +62,9 @@ def reference_statistics(
         batch_size: images seen at once.
         device: where the features are computed.
         progress: show a bar.
+
+    Raises:
+        OSError: before anything is computed, for a cache that cannot be written to.
     """
     features.load()
     key = hashlib.blake2b(f"2 {real.digest} {features.fingerprint()}".encode(), digest_size=16).hexdigest()
@@ -69,6 +73,7 @@ def reference_statistics(
         return Reference(**load_file(path))
     except (FileNotFoundError, SafetensorError, TypeError):  # not there, or damaged
         pass
+    _require_writable(path.parent)
     features.to(device)
     batches = real.load().split(batch_size)
     batches = track(batches, "features of real images", disable=not progress)
@@ -85,10 +90,17 @@ def statistics(features: Tensor) -> Reference:
     return Reference(wide.mean(0), torch.cov(wide.T), kept.clone(), torch.tensor(len(features)))
 
 
+def _require_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"argument `cache` must be a folder that can be written to, got {folder} ({error})") from error
+
+
 def _write(reference: Reference, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Several processes may write the same entry, and any may be interrupted.
-    handle, draft = tempfile.mkstemp(dir=path.parent, suffix=".draft")
-    os.close(handle)
-    save_file(asdict(reference), draft)
-    os.replace(draft, path)
+    draft = path.with_name(f"{uuid.uuid4().hex}.draft")
+    draft.write_bytes(save(asdict(reference)))  # safetensors' own file would be readable for its owner alone
+    draft.replace(path)

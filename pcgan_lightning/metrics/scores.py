@@ -1,7 +1,7 @@
 """Scores of generated images: FID, inception score, KID, precision and recall, from one pass over the images."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Optional
+from typing import Any, Literal, Optional, Union
 
 import torch
 from rich.progress import track
@@ -58,7 +58,7 @@ class GenerativeScores(Metric):
         self,
         features: Features,
         reference: Optional[Reference] = None,
-        scores: Optional[Sequence[Score]] = None,
+        scores: Union[Score, Sequence[Score], None] = None,
         splits: int = 10,
         kid_subsets: int = 100,
         kid_subset_size: int = 1000,
@@ -66,12 +66,11 @@ class GenerativeScores(Metric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_scores(scores)
+        self.scores = check_scores(scores)
         with torch.random.fork_rng(devices=[]):  # the weights of a network are drawn before they are read
             features.load()
         self.extractor = features
         self.reference = reference
-        self.scores = scores
         self.splits = splits
         self.kid_subsets = kid_subsets
         self.kid_subset_size = kid_subset_size
@@ -122,12 +121,13 @@ class GenerativeScores(Metric):
                 found |= {"precision": shares["precision"], "recall": shares["recall"]}
         return {score_name(self.extractor.label, key): value for key, value in found.items()}
 
-    def check(self, count: int, real: RealImages) -> None:
+    def check(self, count: int, real: RealImages, world_size: int = 1) -> None:
         """Refuse what cannot be scored, before anything is generated, or seen in the real images.
 
         Args:
             count: of images to generate.
             real: the real images.
+            world_size: number of processes that share the work.
         """
         probe, logits = self.extractor(torch.zeros(1, *real.image_shape, dtype=torch.uint8, device=self.device))
         size, scores = probe.shape[1], self.scores or possible_scores(logits is not None)
@@ -135,6 +135,9 @@ class GenerativeScores(Metric):
             raise ValueError(
                 f"argument `scores` must not contain 'score' for {self.extractor.description}, got {scores}"
             )
+        self.scores = scores
+        if count < world_size:
+            raise ValueError(f"argument `count` must be at least the number of processes, {world_size}, got {count}")
         for kind, found in (("generated", count), ("real", real.count)):
             needed = {
                 # With fewer, the covariance is singular and the distance biased beyond use.
@@ -152,12 +155,17 @@ class GenerativeScores(Metric):
                     )
 
     def protocol(self, count: int, real: RealImages) -> str:
-        """Return in one sentence what was compared with what."""
-        return (
-            f"{count:,} generated images against {real.count:,} of {real.description}; {self.extractor.description}; "
-            f"score over {self.splits} splits, KID over {self.kid_subsets} subsets of {self.kid_subset_size:,}, "
-            f"precision and recall with {self.neighbours} neighbours on up to {KEPT_FEATURES:,} of each."
-        )
+        """Return in one sentence what is compared with what; call :meth:`check` first."""
+        equally_many = min(count, real.count, KEPT_FEATURES)
+        details = {
+            "score": f"score over {self.splits} splits",
+            "kid": f"KID over {self.kid_subsets} subsets of {self.kid_subset_size:,}",
+            "precision_recall": f"precision and recall with {self.neighbours} neighbours on {equally_many:,} of each",
+        }
+        compared = f"{count:,} generated images against {real.count:,} of {real.description}"
+        parts = [compared, self.extractor.description]
+        parts += [", ".join(text for score, text in details.items() if score in (self.scores or SCORES))]
+        return "; ".join(part for part in parts if part) + "."
 
 
 def score_name(label: str, score: str) -> str:
@@ -171,10 +179,14 @@ def possible_scores(has_logits: bool) -> tuple[Score, ...]:
     return tuple(score for score in SCORES if score != "score" or has_logits)
 
 
-def check_scores(scores: Optional[Sequence[str]]) -> None:
-    """Refuse unknown scores, or none."""
-    if scores is not None and (not scores or not set(scores) <= set(SCORES)):
-        raise ValueError(f"argument `scores` must be some of {', '.join(SCORES)}, got {list(scores)}")
+def check_scores(scores: Union[Score, Sequence[Score], None]) -> Optional[tuple[Score, ...]]:
+    """Return the scores asked for as a tuple; refuse unknown ones, or none."""
+    if scores is None:
+        return None
+    asked = (scores,) if isinstance(scores, str) else tuple(scores)
+    if not asked or not set(asked) <= set(SCORES):
+        raise ValueError(f"argument `scores` must be some of {', '.join(SCORES)}, got {list(asked)}")
+    return asked
 
 
 def frechet_distance(first: Reference, second: Reference) -> float:

@@ -21,7 +21,9 @@ from pcgan_lightning.networks import ImageClassifier
 
 
 class Classifier(pl.LightningModule):
-    """Cross entropy on flipped and shifted images, one cycle of the learning rate, accuracy on held-out images.
+    """Cross entropy on flipped and shifted images, accuracy on held-out ones.
+
+    The learning rate rises and falls once over the run, and the momentum falls and rises against it (``OneCycleLR``).
 
     Logged: ``loss`` and, on the validation images, ``accuracy`` in 0..1.
 

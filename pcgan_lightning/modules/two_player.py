@@ -13,9 +13,10 @@ from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from pcgan_lightning.losses import AdversarialLoss, HingeLoss
+from pcgan_lightning.modes import evaluation_mode
 from pcgan_lightning.networks import ResNetDiscriminator, ResNetGenerator
 from pcgan_lightning.optim import LinearDecay
 from pcgan_lightning.spectra import match_preconditioning, original_parameters, power_iteration, preconditioners
@@ -80,6 +81,7 @@ class TwoPlayerModule(pl.LightningModule):
         self.discriminator_scheduler = discriminator_scheduler
         self.ema_decay = ema_decay
         self.averaged_generator: Optional[AveragedModel] = None
+        self._average_has_begun = False
         self._latent_seed: Optional[int] = None
         self._random_state: Optional[dict[str, Tensor]] = None
 
@@ -103,12 +105,8 @@ class TwoPlayerModule(pl.LightningModule):
             averaged: whether the moving average of the weights is used where the run has one.
         """
         network = self.averaged_generator if averaged and self.averaged_generator is not None else self.generator
-        modes = {m: m.training for m in network.modules()}
-        try:
-            return network.eval()(latents.to(self.device))
-        finally:
-            for m, training in modes.items():
-                m.training = training
+        with evaluation_mode(network):
+            return network(latents.to(self.device))
 
     def fixed_latents(self, count: int, seed: int = 0) -> Tensor:
         """Return the first `count` of an endless row of latents ``[count, latent_dim]`` that the seed alone decides.
@@ -166,14 +164,25 @@ class TwoPlayerModule(pl.LightningModule):
         if self.averaged_generator is not None and optimizer is self.optimizers()[0]:
             self._update_average(self.averaged_generator)
 
+    @torch.no_grad()
     def _update_average(self, averaged: AveragedModel) -> None:
-        pc_layers = preconditioners(averaged.module)
-        own_vectors = {name: (p.u.clone(), p.v.clone()) for name, p in pc_layers.items()}
-        averaged.update_parameters(self.generator)
-        # torch copies all buffers, but the averaged weights have singular vectors of their own.
-        for name, live in preconditioners(self.generator).items():
-            pc_layers[name].polynomial = live.polynomial
-            pc_layers[name].u, pc_layers[name].v = own_vectors[name]
+        # What torch's update_parameters does, which waits for the device to read its counter, and without its copy of
+        # the singular vectors: the averaged weights have their own.
+        own, live = averaged.module, self.generator
+        weights = list(own.parameters()), [p.detach() for p in live.parameters()]
+        if self._average_has_begun:
+            torch._foreach_lerp_(*weights, 1 - self.ema_decay)
+        else:
+            torch._foreach_copy_(*weights)
+        averaged.n_averaged += 1
+        self._average_has_begun = True
+        pc_layers = preconditioners(own)
+        vectors = {id(vector) for layer in pc_layers.values() for vector in (layer.u, layer.v)}
+        for buffer, source in zip(own.buffers(), live.buffers(), strict=True):
+            if id(buffer) not in vectors:
+                buffer.copy_(source)
+        for name, layer in preconditioners(live).items():
+            pc_layers[name].polynomial = layer.polynomial
         power_iteration(averaged)
 
     def end_iteration(self, metrics: Mapping[str, Tensor]) -> None:
@@ -212,9 +221,7 @@ class TwoPlayerModule(pl.LightningModule):
     def configure_model(self) -> None:
         """Make the averaged generator, after callbacks had their chance to change the networks."""
         if self.ema_decay and self.averaged_generator is None:
-            self.averaged_generator = AveragedModel(
-                self.generator, multi_avg_fn=get_ema_multi_avg_fn(self.ema_decay)
-            ).requires_grad_(False)
+            self.averaged_generator = AveragedModel(self.generator).requires_grad_(False)
 
     def configure_optimizers(self) -> Any:
         """Return the generator's and the discriminator's optimizer, in this order, and their schedulers."""
@@ -246,6 +253,10 @@ class TwoPlayerModule(pl.LightningModule):
             match_preconditioning(self.averaged_generator.module, self.generator.state_dict())
         if self.trainer.datamodule is not None:
             _check_same_shape("data", self.trainer.datamodule, "discriminator", self.discriminator)
+
+    def on_train_start(self) -> None:
+        """Read from the averaged generator, a resumed one's included, whether it has taken up any weights."""
+        self._average_has_begun = self.averaged_generator is not None and bool(self.averaged_generator.n_averaged)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the latents' seed and torch's global random state."""

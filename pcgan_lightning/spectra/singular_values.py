@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from pcgan_lightning.modes import evaluation_mode
 from pcgan_lightning.spectra.matrices import MatrixLayout, batch_by_shape, weight_layers
 from pcgan_lightning.spectra.preconditioner import original_weight, preconditioners, spectral_norm_hook
 
@@ -113,13 +114,8 @@ def _effective_weight(layer: nn.Module) -> Tensor:
     if not parametrize.is_parametrized(layer, "weight"):
         return layer.weight
     chain = layer.parametrizations.weight
-    modes = [(m, m.training) for m in chain.modules()]
-    chain.eval()
-    try:
+    with evaluation_mode(chain):
         return layer.weight
-    finally:
-        for m, training in modes:
-            m.training = training
 
 
 def _batched_singular_values(matrices: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -77,6 +77,37 @@ def test_order_of_memory(tmp_path):
     assert plain.generator.blocks[0].conv1.weight.is_contiguous()
 
 
+def test_resumed_from_a_run_without_it(tmp_path):
+    """Optimizer states take the order of their weights, and a checkpoint has the usual one."""
+    options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    paths = [tmp_path / "plain.ckpt", tmp_path / "fast.ckpt"]
+    for steps, path, callbacks, resumed in (
+        (1, paths[0], [], None),
+        (2, paths[1], [Acceleration(compile_mode=None)], paths[0]),
+    ):
+        gan = GAN(ResNetGenerator(channels=1, latent_dim=4, width=2), ResNetDiscriminator(channels=1, width=2))
+        trainer = pl.Trainer(max_steps=steps, callbacks=callbacks, default_root_dir=tmp_path, **options)
+        trainer.fit(gan, datamodule=ImageDataModule(batch_size=4, max_images=16, seed=0), ckpt_path=resumed)
+        trainer.save_checkpoint(path)
+    moments = trainer.optimizers[0].state[gan.generator.blocks[0].conv1.weight]["exp_avg"]
+    assert moments.is_contiguous(memory_format=torch.channels_last)
+    assert not moments.is_contiguous()
+    for saved in torch.load(paths[1], weights_only=True)["optimizer_states"]:
+        values = [v for state in saved["state"].values() for v in state.values()]
+        assert any(v.dim() == 4 for v in values)
+        assert all(v.is_contiguous() for v in values)
+
+
+def test_nothing_is_left_behind(tmp_path):
+    """The same callback again puts one hook on, and torch's setting is as before."""
+    before = torch.get_float32_matmul_precision()
+    callback = Acceleration(compile_mode=None, matmul_precision="medium")
+    for _ in range(2):
+        gan = train(tmp_path, callback)
+        assert torch.get_float32_matmul_precision() == before
+        assert not gan.generator._forward_pre_hooks
+
+
 def test_wrong_target(tmp_path):
     with pytest.raises(ValueError, match="argument `target` must name a submodule of GAN"):
         train(tmp_path, Acceleration(targets=["critic"]))

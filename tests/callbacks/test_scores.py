@@ -11,11 +11,18 @@ from distributed_scores import TwoHeads
 from foreign_modules import BOTH_NAMES, image_loader, make_two_player_gan
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader, TensorDataset
 
 from pcgan_lightning.callbacks import GANProgressBar, ScoreLogger
 from pcgan_lightning.data import ImageDataModule
 from pcgan_lightning.images import to_uint8
-from pcgan_lightning.metrics import GenerativeScores, ModuleFeatures, reference_statistics, score_generator
+from pcgan_lightning.metrics import (
+    ClassifierFeatures,
+    GenerativeScores,
+    ModuleFeatures,
+    reference_statistics,
+    score_generator,
+)
 from pcgan_lightning.modules import GAN
 from pcgan_lightning.networks import CNNDiscriminator, CNNGenerator
 
@@ -85,10 +92,10 @@ def test_protocol_goes_with_every_score(tmp_path, caplog):
     assert len(lines) == 3
     for line in lines:
         assert "40 generated images against 64 of digits (split train, 32x32); features of TwoHeads" in line
-    saved = json.loads((tmp_path / "evaluations" / "iteration_0000007.json").read_text())
+    saved = json.loads((tmp_path / "evaluations" / "iteration_0000007_module_train.json").read_text())
     assert saved["scores"] == callback.series["scores"][-1]
     assert saved["iteration"] == 7
-    assert "40 generated images" in saved["protocol"]
+    assert saved["protocol"].startswith("Last weights, latents of seed 0: 40 generated images")
 
 
 def test_training_is_not_disturbed(tmp_path):
@@ -154,6 +161,75 @@ def test_real_images_of_a_loader(tmp_path):
     fit(tmp_path, make_two_player_gan(lightning.pytorch)(), [reference])
     expected = features()(to_uint8(torch.cat([images for images, _ in image_loader()])))[0]
     torch.testing.assert_close(reference.metric.reference.mean, expected.double().mean(0), rtol=1e-5, atol=1e-6)
+
+
+def test_sampling_of_others_is_kept_apart(tmp_path):
+    """Their function may draw numbers, and runs in evaluation mode without gradients."""
+    modes = []
+
+    def sample(module, numbers):
+        modes.append((module.generator.training, torch.is_grad_enabled()))
+        return module.generator(torch.randn(len(numbers), 6))
+
+    weights = []
+    for callbacks in ([scores_logger(tmp_path, sample=sample, count=20, every_n_steps=1)], []):
+        torch.manual_seed(3)
+        module = make_two_player_gan(lightning.pytorch)()
+        fit(tmp_path, module, callbacks)
+        weights.append(module.generator[0].weight)
+        assert module.generator.training
+    assert torch.equal(*weights)
+    assert set(modes) == {(False, False)}
+
+
+def test_real_images_of_a_loader_of_bytes(tmp_path):
+    """uint8 images are taken as they are."""
+    images = torch.randint(256, (40, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+    class Bytes(make_two_player_gan(lightning.pytorch)):
+        def training_step(self, batch, batch_idx):
+            super().training_step((batch[0].float() / 127.5 - 1, *batch[1:]), batch_idx)
+
+    loader = DataLoader(TensorDataset(images, torch.zeros(40)), batch_size=8)
+    reference = scores_logger(tmp_path, sample=lambda module, numbers: torch.zeros(len(numbers), 1, 8, 8), count=20)
+    options = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    trainer = lightning.pytorch.Trainer(
+        accelerator="cpu", max_steps=4, default_root_dir=tmp_path, callbacks=[reference], **options
+    )
+    trainer.fit(Bytes(), train_dataloaders=loader)
+    expected = features()(images)[0].double().mean(0)
+    torch.testing.assert_close(reference.metric.reference.mean, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_two_of_them(tmp_path):
+    """Against training and against validation images: neither names nor files collide."""
+    callbacks = [scores_logger(tmp_path, every_n_steps=7, part=part) for part in ("train", "validation")]
+    data = ImageDataModule(batch_size=8, max_images=64, seed=0, validation_split="test")
+    options = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = lightning.pytorch.Trainer(
+        accelerator="cpu", max_steps=7, default_root_dir=tmp_path, callbacks=callbacks, logger=False, **options
+    )
+    trainer.fit(tiny_gan(), datamodule=data)
+    assert set(callbacks[1].series["scores"][-1]) == {f"validation_{name}" for name in NAMES}
+    assert trainer.callback_metrics["metric/module_fid"] != trainer.callback_metrics["metric/validation_module_fid"]
+    files = {path.name for path in (tmp_path / "evaluations").iterdir()}
+    assert files == {f"iteration_0000007_module_{part}.json" for part in ("train", "validation")}
+
+
+def test_a_dry_run_checks_and_scores_nothing(tmp_path):
+    callback = scores_logger(tmp_path, every_n_steps=1)
+    fit(tmp_path, tiny_gan(), [callback], fast_dev_run=True)
+    assert callback.series["iteration"] == []
+    assert not (tmp_path / "cache").exists()
+    with pytest.raises(ValueError, match="argument `count` must give at least 6 generated images"):
+        fit(tmp_path, tiny_gan(), [scores_logger(tmp_path, count=5)], fast_dev_run=True)
+
+
+def test_nothing_is_loaded_before_the_fit(tmp_path):
+    """A callback of a configuration that only tests or validates must not download."""
+    ScoreLogger(features=ClassifierFeatures(tmp_path / "nowhere.safetensors"))
+    with pytest.raises(FileNotFoundError, match="argument `weights` must be a file of classifier weights"):
+        fit(tmp_path, tiny_gan(), [scores_logger(tmp_path, features=ClassifierFeatures(tmp_path / "nowhere"))])
 
 
 @pytest.mark.parametrize(

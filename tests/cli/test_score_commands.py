@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -72,7 +73,7 @@ def test_scores_of_a_fit(run):
         rows = [row for row in csv.DictReader(file) if row["metric/classifier_fid"]]
     assert [int(float(row["step"])) for row in rows] == [2, 4]
     assert "metric/fid" not in rows[0], "a classifier's scores are never called FID"
-    saved = json.loads((run / "evaluations" / "iteration_0000004.json").read_text())
+    saved = json.loads((run / "evaluations" / "iteration_0000004_classifier_train.json").read_text())
     assert float(rows[-1]["metric/classifier_fid"]) == saved["scores"]["classifier_fid"]
     assert "classifier with" in saved["protocol"]
 
@@ -91,7 +92,7 @@ def test_two_processes_score_like_one(monkeypatch, cache, tmp_path):
     program = [sys.executable, "-m", "pcgan_lightning.cli", *map(str, fit)]
     done = subprocess.run(program, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
-    together = json.loads((folder / "evaluations" / "iteration_0000002.json").read_text())["scores"]
+    together = json.loads((folder / "evaluations" / "iteration_0000002_classifier_train.json").read_text())["scores"]
     assert evaluate(monkeypatch, folder / "checkpoints" / "last.ckpt", "--count=201") == 0
     alone = json.loads((folder / "evaluations" / "last_classifier_train.json").read_text())["scores"]
     # Batches of another size: float32 rounding, which can move a pixel by one level.
@@ -138,6 +139,21 @@ def test_evaluate(run, monkeypatch, capsys, tmp_path, averaged):
 def test_evaluation_lands_in_its_run(run, monkeypatch):
     assert evaluate(monkeypatch, run / "checkpoints" / "last.ckpt") == 0
     assert (run / "evaluations" / "last_classifier_train.json").is_file()
+
+
+def test_no_evaluation_replaces_another(run, monkeypatch):
+    for seed in (1, 2):
+        assert evaluate(monkeypatch, run / "checkpoints" / "last.ckpt", f"--seed={seed}", "--scores=fid") == 0
+    protocols = [json.loads(path.read_text())["protocol"] for path in (run / "evaluations").glob("last_*.json")]
+    assert all(sum(f"latents of seed {seed}" in protocol for protocol in protocols) == 1 for seed in (1, 2))
+
+
+def test_evaluate_takes_the_data_of_the_last_continuation(run, monkeypatch, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    config = (run / "config.yaml").read_text().replace("max_images: null", "max_images: 500")
+    (tmp_path / "run" / "config_1.yaml").write_text(config)
+    assert evaluate(monkeypatch, tmp_path / "run" / "checkpoints" / "last.ckpt") == 0
+    assert "against 500 of digits" in capsys.readouterr().out
 
 
 def test_evaluate_with_other_data(run, monkeypatch, tmp_path, capsys):
@@ -201,6 +217,7 @@ MISTAKES = {
         ["--data=ImageDataModule", "--data.image_size=16"],
         "`data` must have images like the generator's, (1, 32, 32), got (1, 16, 16)",
     ),
+    "no such device": (None, ["--device=cuda:99"], "`device` must be"),
     "unknown option": (None, ["--cuont=3"], "cuont"),
 }
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pcgan_lightning.data import ImageDataModule
+from pcgan_lightning.data import ImageDataModule, image_data_module
 from pcgan_lightning.metrics import ModuleFeatures, reference_statistics
 from pcgan_lightning.metrics.reference import default_cache, statistics
 
@@ -85,6 +85,23 @@ def test_damaged_entry_is_replaced(features, make_images, as_real, tmp_path):
     assert [entry] == list(tmp_path.iterdir())  # no draft is left
 
 
+def test_a_cache_that_cannot_be_written_to(features, make_images, as_real, tmp_path):
+    """Found out before anything is computed."""
+    (tmp_path / "file").touch()
+    seen = features.module.seen
+    with pytest.raises(OSError, match=r"argument `cache` must be a folder that can be written to, got .*file"):
+        reference_statistics(as_real(make_images(20)), features, tmp_path / "file")
+    assert features.module.seen == seen
+
+
+def test_entries_are_as_readable_as_other_files(features, make_images, as_real, tmp_path):
+    """A cache may be shared by users."""
+    reference_statistics(as_real(make_images(20)), features, tmp_path / "cache")
+    (tmp_path / "other").touch()
+    (entry,) = (tmp_path / "cache").iterdir()
+    assert entry.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_default_cache_is_the_users(monkeypatch, tmp_path):
     monkeypatch.delenv("PCGAN_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -125,6 +142,14 @@ def test_images_of_a_set_up_data_module_are_the_same():
 def test_images_of_a_stream():
     streamed = ImageDataModule(streaming=True).real_images(count=30)
     assert torch.equal(streamed.load(), ImageDataModule().real_images(count=30).load())
+
+
+def test_no_more_images_than_fit_in_memory(monkeypatch):
+    """1,797 of 32x32 bytes take 1.84 MB."""
+    monkeypatch.setattr(image_data_module, "STREAMED_REAL_IMAGES", 40)
+    assert ImageDataModule(memory_limit_gb=1e-3).real_images().count == 40
+    assert ImageDataModule(memory_limit_gb=1e-3).real_images(count=60).count == 60
+    assert ImageDataModule(memory_limit_gb=2e-3).real_images().count == 1797
 
 
 def test_jpeg_is_told(cifar10):

@@ -164,6 +164,22 @@ def test_enough_images(features, make_images, as_real):
     GenerativeScores(ModuleFeatures(features.module.backbone), **SMALL).check(20, as_real(make_images(20)))
 
 
+def test_as_many_images_as_processes(features, make_images, as_real):
+    metric = GenerativeScores(features, scores=["precision_recall"])
+    metric.check(6, as_real(make_images(50)), world_size=6)
+    with pytest.raises(ValueError, match=r"argument `count` must be at least the number of processes, 6, got 5"):
+        metric.check(5, as_real(make_images(50)), world_size=6)
+
+
+def test_protocol_tells_what_was_asked_for(features, make_images, as_real):
+    real = as_real(make_images(30))
+    metric = GenerativeScores(features, scores="fid")
+    assert metric.protocol(40, real) == f"40 generated images against 30 of {real.description}; features of TwoHeads."
+    metric = GenerativeScores(features, scores=["kid", "precision_recall"], kid_subset_size=20)
+    details = "KID over 100 subsets of 20, precision and recall with 3 neighbours on 30 of each."
+    assert metric.protocol(40, real).endswith(f"; features of TwoHeads; {details}")
+
+
 def test_score_without_classes(features, make_images, as_real):
     metric = GenerativeScores(ModuleFeatures(features.module.backbone), scores=["score"])
     with pytest.raises(ValueError, match="argument `scores` must not contain 'score' for features of Sequential"):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 from pcgan_lightning.callbacks import AdaptivePreconditioning, FixedPreconditioning, SpectrumLogger
@@ -163,6 +164,36 @@ def test_average_of_generator_weights(tmp_path):
     torch.testing.assert_close(samples, gan.averaged_generator.eval()(latents))
     assert not torch.equal(samples, gan.sample_images(latents, averaged=False))
     assert gan.generator.training
+
+
+class HostReads(TorchDispatchMode):
+    """Counts what makes the host wait for an accelerator: reading a number that the device computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if any(name in str(function) for name in ("_local_scalar_dense", "is_nonzero", "equal.default")):
+            self.found.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_iteration_waits_for_the_device(tmp_path, monkeypatch):
+    step, reads = GAN.training_step, HostReads()
+
+    def watched(self, batch, batch_idx):
+        with reads:
+            return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(GAN, "training_step", watched)
+    # torch's Adam has counters of its own, on the host; SGD has none.
+    sgd = {f"{player}_optimizer": lambda p: torch.optim.SGD(p, lr=1e-3) for player in ("generator", "discriminator")}
+    gan = small_gan(ema_decay=0.9, **sgd)
+    precondition(gan.discriminator, degree=3)
+    trainer(tmp_path, max_steps=3).fit(gan, datamodule=digits())
+    assert gan.averaged_generator.n_averaged == 3
+    assert reads.found == []
 
 
 def run_with_apc(tmp_path, name, max_steps, ckpt_path=None, callbacks=(), **kwargs):
