@@ -62,7 +62,7 @@ def magnitude_figure(iterations: list[int], layers: dict[str, list[float]]) -> I
     for (name, values), color in zip(
         layers.items(), colormaps["turbo"](np.linspace(0.05, 0.95, len(layers))), strict=True
     ):
-        first = values[0] or math.nan
+        first = next((v for v in values if v and not math.isnan(v)), math.nan)
         axis.plot(iterations, [v / first for v in values], color=color, label=name or "(root)", lw=1)
     axis.set_xlabel("iteration")
     axis.set_ylabel("adaptive magnitude / its first value")
@@ -78,7 +78,7 @@ def balance_figure(series: dict[str, Any]) -> Image.Image:
     titles = {"relative_speed": "step size * gradient / weights", "relative_step": "step / weights"}
     for axis, (key, title) in zip(axes, titles.items(), strict=False):
         for player, entry in series["players"].items():
-            axis.plot(series["iteration"], entry[key], label=player, marker=_marker(series))
+            axis.plot(entry["iteration"], entry[key], label=player, marker=_marker(entry))
         axis.set_title(title, fontsize=10)
         axis.set_yscale("log")
         axis.legend(fontsize=8)

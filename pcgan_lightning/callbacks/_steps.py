@@ -1,13 +1,14 @@
 """A look at the steps of a player's optimizer, in anyone's training loop."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Optional
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
+from pcgan_lightning.callbacks._loggers import log_scalars
 from pcgan_lightning.callbacks._targets import (
     Target,
     check_interval,
@@ -41,52 +42,24 @@ def named_gradients(network: nn.Module) -> dict[str, Tensor]:
     return {name: p for name, p in original_parameters(network).items() if p.grad is not None}
 
 
-class DuringIterations:
-    """Hooks on optimizers that are heard in chosen iterations only, and can be taken off.
-
-    Args:
-        trainer: whose iterations.
-        every_n_steps: hear the first iteration and every so many.
-    """
-
-    def __init__(self, trainer: "pl.Trainer", every_n_steps: int) -> None:
-        self.trainer = trainer
-        self.every_n_steps = every_n_steps
-        self.handles: list[Any] = []
-
-    def is_due(self) -> bool:
-        """Return whether the iteration that is going on, or has just ended, is one of the chosen."""
-        number = completed_iterations(self.trainer)
-        return number == 1 or number % self.every_n_steps == 0
-
-    def before_step(self, optimizer: Optimizer, look: Callable[[], None]) -> None:
-        """Call `look` before each of the optimizer's steps in a chosen iteration."""
-        self.handles.append(optimizer.register_step_pre_hook(lambda *_: look() if self.is_due() else None))
-
-    def after_step(self, optimizer: Optimizer, look: Callable[[], None]) -> None:
-        """Call `look` after each of the optimizer's steps in a chosen iteration."""
-        self.handles.append(optimizer.register_step_post_hook(lambda *_: look() if self.is_due() else None))
-
-    def remove(self) -> None:
-        """Take the hooks off."""
-        for handle in self.handles:
-            handle.remove()
-        self.handles = []
-
-
 class StepMonitor(Callback):
     """Base of the callbacks that look at both players' steps and keep a series of what they see.
+
+    A subclass defines :meth:`look`, perhaps :meth:`before`, and :meth:`record`. A player is looked at in the first
+    iteration and in every `every_n_steps`-th; one that makes no step then, in the iteration of its next step.
 
     Args:
         every_n_steps: iterations (training batches) between measurements.
         targets: the players: dotted names in the LightningModule, or functions of it.
     """
 
-    def __init__(self, every_n_steps: int, targets: Sequence[Target]) -> None:
+    def __init__(self, every_n_steps: int = 100, targets: Sequence[Target] = ("generator", "discriminator")) -> None:
         self.every_n_steps = check_interval(every_n_steps)
         self.targets = tuple(targets)
-        self.series: dict[str, Any] = {"iteration": [], "players": {}}
-        self._hooks: Optional[DuringIterations] = None
+        self.series: dict[str, Any] = {"players": {}}
+        self._hooks: list[Any] = []
+        self._awaited: set[str] = set()
+        self._seen: dict[str, Any] = {}
 
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """Refuse a wrong target before anything runs."""
@@ -94,24 +67,64 @@ class StepMonitor(Callback):
 
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Listen to the optimizers' steps."""
-        self._hooks = DuringIterations(trainer, self.every_n_steps)
         for name, network in players_of(pl_module, self.targets).items():
-            self.listen(self._hooks, name, network, optimizer_of(trainer, name, network))
+            self._listen(name, network, optimizer_of(trainer, name, network))
 
-    def listen(self, hooks: DuringIterations, player: str, network: nn.Module, optimizer: Optimizer) -> None:
-        """Put the hooks on one player's optimizer."""
+    def _listen(self, player: str, network: nn.Module, optimizer: Optimizer) -> None:
+        self.check(player, optimizer)
+
+        def before(*_: Any) -> None:
+            if player in self._awaited:
+                self.before(player, network)
+
+        def after(*_: Any) -> None:
+            if player in self._awaited and named_gradients(network):
+                self._seen[player] = self.look(player, network, optimizer)
+
+        self._hooks += [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
+
+    def check(self, player: str, optimizer: Optimizer) -> None:
+        """Refuse an optimizer that cannot be looked at."""
+
+    def before(self, player: str, network: nn.Module) -> None:
+        """Remember what the step will change; the gradients may not be known yet."""
+
+    def look(self, player: str, network: nn.Module, optimizer: Optimizer) -> Any:
+        """Return what is to be seen right after a step; of several in an iteration the last one counts."""
         raise NotImplementedError
+
+    def record(self, iteration: int, seen: Mapping[str, Any]) -> dict[str, float]:
+        """Extend the series by what was seen of some players, and return what to log."""
+        raise NotImplementedError
+
+    def on_train_batch_start(
+        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", batch: Any, batch_idx: int
+    ) -> None:
+        """Await a step of every player in the iterations that are to be looked at."""
+        iteration = completed_iterations(trainer)
+        if iteration == 1 or iteration % self.every_n_steps == 0:
+            self._awaited = set(players_of(pl_module, self.targets))
+
+    def on_train_batch_end(
+        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Extend the series by what was seen in this iteration."""
+        if self._seen:
+            seen, self._seen = self._seen, {}
+            self._awaited -= seen.keys()
+            log_scalars(trainer, self.record(completed_iterations(trainer), seen))
 
     def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """Stop listening."""
-        if self._hooks is not None:
-            self._hooks.remove()
-            self._hooks = None
+        while self._hooks:
+            self._hooks.pop().remove()
+        self._awaited, self._seen = set(), {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the series measured so far."""
-        return {"series": self.series}
+        """Return the series measured so far, and the players whose next step is awaited."""
+        return {"series": self.series, "awaited": sorted(self._awaited)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a checkpoint's series."""
         self.series = state_dict["series"]
+        self._awaited = set(state_dict["awaited"])

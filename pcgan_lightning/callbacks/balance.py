@@ -1,7 +1,7 @@
 """How fast the two players move, beside each other."""
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
 
 import lightning.pytorch as pl
 import torch
@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from pcgan_lightning.callbacks._figures import balance_figure
-from pcgan_lightning.callbacks._loggers import log_picture, log_scalars
-from pcgan_lightning.callbacks._steps import DuringIterations, StepMonitor, named_gradients
-from pcgan_lightning.callbacks._targets import Target, completed_iterations
+from pcgan_lightning.callbacks._loggers import log_picture
+from pcgan_lightning.callbacks._steps import StepMonitor, named_gradients
+from pcgan_lightning.callbacks._targets import Target
+from pcgan_lightning.spectra import original_parameters
 
 
 class BalanceLogger(StepMonitor):
@@ -34,8 +35,8 @@ class BalanceLogger(StepMonitor):
         targets: the players: dotted names in the LightningModule, or functions of it.
 
     Attributes:
-        series: ``{"iteration": [...], "players": {player: {"relative_speed": [...], "relative_step": [...],
-            "gradient": [...]}}, "gradient_ratio": [...]}``, one entry a measurement.
+        series: ``{"iteration": [...], "gradient_ratio": [...], "players": {player: {"iteration": [...],
+            "relative_speed": [...], "relative_step": [...], "gradient": [...]}}}``, one entry a measurement.
 
     Raises:
         ValueError: for an interval below 1; before training, for a target that no optimizer trains.
@@ -43,49 +44,43 @@ class BalanceLogger(StepMonitor):
 
     def __init__(self, every_n_steps: int = 100, targets: Sequence[Target] = ("generator", "discriminator")) -> None:
         super().__init__(every_n_steps, targets)
-        self.series["gradient_ratio"] = []
-        self._before: dict[str, list[Tensor]] = {}
-        self._latest: dict[str, Tensor] = {}
-
-    def listen(self, hooks: DuringIterations, player: str, network: nn.Module, optimizer: Optimizer) -> None:
-        """Look before and after each step."""
-        hooks.before_step(optimizer, lambda: self._remember(player, network))
-        hooks.after_step(optimizer, lambda: self._look(player, optimizer, network))
+        self.series |= {"iteration": [], "gradient_ratio": []}
+        self._before: dict[str, dict[str, Tensor]] = {}
 
     @torch.no_grad()
-    def _remember(self, player: str, network: nn.Module) -> None:
-        self._before[player] = [p.detach().clone() for p in named_gradients(network).values()]
+    def before(self, player: str, network: nn.Module) -> None:
+        """Remember the parameters."""
+        self._before[player] = {name: p.detach().clone() for name, p in original_parameters(network).items()}
 
     @torch.no_grad()
-    def _look(self, player: str, optimizer: Optimizer, network: nn.Module) -> None:
-        parameters = [p.detach() for p in named_gradients(network).values()]
-        before = self._before.pop(player)
+    def look(self, player: str, network: nn.Module, optimizer: Optimizer) -> Tensor:
+        """Return the relative speed, the relative step and the sum of the gradients' norms."""
+        named, before = named_gradients(network), self._before.pop(player)
+        parameters, weights = [p.detach() for p in named.values()], [before[name] for name in named]
         rate_of = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
-        rates = [rate_of.get(p, 0.0) for p in named_gradients(network).values()]
-        norms = torch.stack(torch._foreach_norm([p.grad for p in named_gradients(network).values()]))
-        size = _joint_norm(before)
-        speed = torch.linalg.vector_norm(norms * torch.tensor(rates).to(norms)) / size
-        step = _joint_norm(torch._foreach_sub(parameters, before)) / size
-        self._latest[player] = torch.stack([speed, step, norms.sum()])
+        norms = torch.stack(torch._foreach_norm([p.grad for p in named.values()]))
+        rates = torch.tensor([rate_of.get(p, 0.0) for p in named.values()], dtype=norms.dtype, device=norms.device)
+        size = _joint_norm(weights)
+        speed = torch.linalg.vector_norm(norms * rates) / size
+        step = _joint_norm(torch._foreach_sub(parameters, weights)) / size
+        return torch.stack([speed, step, norms.sum()])
 
-    def on_train_batch_end(
-        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Extend the series by what was seen in this iteration."""
-        if self._hooks is None or not self._hooks.is_due() or len(self._latest) < len(self.targets):
-            return
-        self.series["iteration"].append(completed_iterations(trainer))
-        metrics, ratio = {}, 0.0
-        for player, seen in self._latest.items():
+    def record(self, iteration: int, seen: Mapping[str, Tensor]) -> dict[str, float]:
+        """Extend the players' series, and the ratio once all have been seen."""
+        metrics = {}
+        for player, values in seen.items():
+            found = dict(zip(("relative_speed", "relative_step", "gradient"), values.tolist(), strict=True))
             entry = self.series["players"].setdefault(player, {})
-            for key, value in zip(("relative_speed", "relative_step", "gradient"), seen.tolist(), strict=True):
+            for key, value in ({"iteration": iteration} | found).items():
                 entry.setdefault(key, []).append(value)
-                metrics[f"balance/{player}/{key}"] = value
-            first, now = entry["gradient"][0], entry["gradient"][-1]
-            ratio += now / first if first else float("nan")
-        self.series["gradient_ratio"].append(ratio)
-        self._latest = {}
-        log_scalars(trainer, metrics | {"balance/gradient_ratio": ratio})
+            metrics |= {f"balance/{player}/{key}": value for key, value in found.items()}
+        gradients = [entry["gradient"] for entry in self.series["players"].values()]
+        if len(gradients) == len(self.targets):
+            ratio = sum(g[-1] / g[0] if g[0] else math.nan for g in gradients)
+            self.series["iteration"].append(iteration)
+            self.series["gradient_ratio"].append(ratio)
+            metrics["balance/gradient_ratio"] = ratio
+        return metrics
 
     def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Draw the figure."""

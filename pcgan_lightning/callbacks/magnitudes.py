@@ -1,8 +1,8 @@
 """Adam's magnitude per layer over a run, and from it constant step sizes for nSGDA."""
 
 import json
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Mapping
 
 import lightning.pytorch as pl
 import torch
@@ -11,9 +11,8 @@ from torch.optim import Adam
 from torch.optim.optimizer import Optimizer
 
 from pcgan_lightning.callbacks._figures import magnitude_figure
-from pcgan_lightning.callbacks._loggers import log_picture, log_scalars, run_folder
-from pcgan_lightning.callbacks._steps import DuringIterations, StepMonitor, named_gradients
-from pcgan_lightning.callbacks._targets import Target, completed_iterations
+from pcgan_lightning.callbacks._loggers import log_picture, run_folder
+from pcgan_lightning.callbacks._steps import StepMonitor, named_gradients
 from pcgan_lightning.optim import AdaDir, AdaNSGDA
 from pcgan_lightning.optim.blocks import layer_name
 from pcgan_lightning.optim.normalized import adam_oracle
@@ -35,57 +34,53 @@ class AdaptiveMagnitudeLogger(StepMonitor):
         targets: the players: dotted names in the LightningModule, or functions of it.
 
     Attributes:
-        series: ``{"iteration": [...], "players": {player: {layer: [...]}}}``, one entry a measurement.
+        series: ``{"players": {player: {"iteration": [...], "layers": {layer: [...]}}}}``, one entry a measurement.
 
     Raises:
         ValueError: for an interval below 1; before training, for a target that no optimizer trains.
         TypeError: before training, for an optimizer that has no A.
     """
 
-    def __init__(self, every_n_steps: int = 100, targets: Sequence[Target] = ("generator", "discriminator")) -> None:
-        super().__init__(every_n_steps, targets)
-        self._latest: dict[str, tuple[list[str], Tensor]] = {}
-
-    def listen(self, hooks: DuringIterations, player: str, network: nn.Module, optimizer: Optimizer) -> None:
-        """Look after each step of an optimizer that has an A."""
+    def check(self, player: str, optimizer: Optimizer) -> None:
+        """Refuse an optimizer that has no A."""
         if not isinstance(optimizer, (Adam, AdaNSGDA, AdaDir)):
             raise TypeError(
                 f"AdaptiveMagnitudeLogger needs Adam, AdaNSGDA or AdaDir, got {type(optimizer).__name__} for {player}"
             )
-        hooks.after_step(optimizer, lambda: self._look(player, optimizer, network))
 
     @torch.no_grad()
-    def _look(self, player: str, optimizer: Optimizer, network: nn.Module) -> None:
-        self._latest[player] = layer_magnitudes(optimizer, network)
+    def look(self, player: str, network: nn.Module, optimizer: Optimizer) -> tuple[list[str], Tensor]:
+        """Return the layers' names and norms of A."""
+        return layer_magnitudes(optimizer, network)
 
-    def on_train_batch_end(
-        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Extend the series by what was seen in this iteration."""
-        if self._hooks is None or not self._hooks.is_due() or not self._latest:
-            return
-        self.series["iteration"].append(completed_iterations(trainer))
+    def record(self, iteration: int, seen: Mapping[str, tuple[list[str], Tensor]]) -> dict[str, float]:
+        """Extend the series; a layer without a gradient has NaN."""
         metrics = {}
-        for player, (layers, values) in self._latest.items():
-            for layer, value in zip(layers, values.tolist(), strict=True):
-                self.series["players"].setdefault(player, {}).setdefault(layer, []).append(value)
-                metrics[f"magnitude/{player}/{layer}"] = value
-        self._latest = {}
-        log_scalars(trainer, metrics)
+        for player, (layers, norms) in seen.items():
+            series = self.series["players"].setdefault(player, {"iteration": [], "layers": {}})
+            values = dict(zip(layers, norms.tolist(), strict=True))
+            for layer in [*series["layers"], *(values.keys() - series["layers"].keys())]:
+                earlier = series["layers"].setdefault(layer, [math.nan] * len(series["iteration"]))
+                earlier.append(values.get(layer, math.nan))
+            series["iteration"].append(iteration)
+            metrics |= {f"magnitude/{player}/{layer}": value for layer, value in values.items()}
+        return metrics
 
     def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Draw the figures and save the means."""
+        """Save the means and draw the figures."""
         if trainer.is_global_zero and not trainer.fast_dev_run:
-            for player, layers in self.series["players"].items():
-                picture = magnitude_figure(self.series["iteration"], layers)
-                log_picture(trainer, f"magnitudes/{player}", f"magnitudes/{player}.png", picture)
+            for player, series in self.series["players"].items():
                 path = run_folder(trainer) / "layer_scales" / f"{player}.json"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(json.dumps(self.means(player), indent=2) + "\n")
+                picture = magnitude_figure(series["iteration"], series["layers"])
+                log_picture(trainer, f"magnitudes/{player}", f"magnitudes/{player}.png", picture)
 
     def means(self, player: str) -> dict[str, float]:
         """Return each layer's mean over the run."""
-        return {layer: sum(values) / len(values) for layer, values in self.series["players"][player].items()}
+        layers = self.series["players"][player]["layers"]
+        known = {layer: [value for value in values if not math.isnan(value)] for layer, values in layers.items()}
+        return {layer: sum(values) / len(values) for layer, values in known.items() if values}
 
 
 def layer_magnitudes(optimizer: Optimizer, network: nn.Module) -> tuple[list[str], Tensor]:

@@ -58,6 +58,7 @@ class BimodalRun:
             :math:`\eta_G \|g_V\| / \|V\|`, under nSGDA :math:`\eta_G / \|V\|`, 0 for a frozen game.
         discriminator_speed: the same of D's parameters together, ``[T, S]``.
         players: the final parameters.
+        correlation: :math:`\gamma`.
     """
 
     iteration: Tensor
@@ -66,13 +67,23 @@ class BimodalRun:
     generator_speed: Tensor
     discriminator_speed: Tensor
     players: Players
+    correlation: float
 
     def modes_recovered(self, threshold: float = 0.9) -> Tensor:
         r"""Return for each moment and game ``[T, S]`` how many of u1 and u2 some neuron of G points to.
 
         Args:
-            threshold: the least cosine, more than that of u1 with u1 + u2, :math:`\sqrt{(1+\gamma)/2}`.
+            threshold: the least cosine, more than that of u1 with u1 + u2, :math:`\sqrt{(1+\gamma)/2}`, which would
+                count as both.
+
+        Raises:
+            ValueError: for a threshold out of range.
         """
+        least = math.sqrt((1 + self.correlation) / 2)
+        if not least < threshold <= 1.0:
+            raise ValueError(
+                f"argument `threshold` must be above the average's cosine {least:.4g}, at most 1, got {threshold}"
+            )
         return (self.generator_cosines[..., :2] >= threshold).any(2).sum(-1)
 
 
@@ -111,8 +122,9 @@ class BimodalGame:
         if not 0.0 < correlation < 1.0:
             raise ValueError(f"argument `correlation` must be in (0, 1), got {correlation}")
         self.dimension = dimension
-        self.discriminator_neurons = discriminator_neurons or round(math.log(dimension))
-        self.generator_neurons = generator_neurons or round(2 * math.log(dimension))
+        by_default = round(math.log(dimension)), round(2 * math.log(dimension))
+        self.discriminator_neurons = by_default[0] if discriminator_neurons is None else discriminator_neurons
+        self.generator_neurons = by_default[1] if generator_neurons is None else generator_neurons
         for name, value in (
             ("discriminator_neurons", self.discriminator_neurons),
             ("generator_neurons", self.generator_neurons),
@@ -202,10 +214,10 @@ class BimodalGame:
             if rate < 0:
                 raise ValueError(f"argument `{name}` must not be negative, got {rate}")
         players = self.initial(seeds)
-        which_mode, which_neuron = self._draws(seeds, iterations)
+        which_mode, which_neuron = self._draws(seeds, iterations + 1)  # one more, for the last speeds
         alive = torch.ones(len(seeds), dtype=torch.bool)
         records = []
-        for t in range(iterations):
+        for t in range(iterations + 1):
             g = self.gradients(players, self.modes[which_mode[:, t]], which_neuron[:, t])
             norms = g.discriminator_norm(), g.generator_norm()
             if rule == "sgda":
@@ -213,9 +225,11 @@ class BimodalGame:
                 d, e = discriminator_rate * alive.double(), generator_rate * alive.double()
             else:
                 d, e = discriminator_rate * _inverse(norms[0]), generator_rate * _inverse(norms[1])
-            if t % record_every == 0:
+            if t % record_every == 0 or t == iterations:
                 speeds = e * norms[1] / players.generator_norm(), d * norms[0] / players.discriminator_norm()
                 records.append((t, self._cosines(players.v), self._cosines(players.w), *speeds))
+            if t == iterations:
+                break
             # Frozen games may hold infinite gradients, which 0 would not undo.
             step = [torch.nan_to_num(x) for x in g] if rule == "sgda" else g
             players = Players(
@@ -224,9 +238,13 @@ class BimodalGame:
                 players.b + d * step[2],
                 players.v - e[:, None, None] * step[3],
             )
-        records.append((iterations, self._cosines(players.v), self._cosines(players.w), *records[-1][3:]))
         columns = list(zip(*records, strict=True))
-        return BimodalRun(torch.tensor(columns[0]), *(torch.stack(column) for column in columns[1:]), players)
+        return BimodalRun(
+            torch.tensor(columns[0]),
+            *(torch.stack(column) for column in columns[1:]),
+            players,
+            correlation=(self.modes[0] @ self.modes[1]).item(),
+        )
 
     def _draws(self, seeds: range, iterations: int) -> tuple[Tensor, Tensor]:
         """Return which mode and which neuron each game draws at each step, ``[S, iterations]``."""

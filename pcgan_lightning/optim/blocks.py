@@ -1,8 +1,10 @@
 """Optimizers whose steps have a length that is decided block by block."""
 
+import functools
+import math
 import re
 from collections.abc import Callable
-from typing import Any, Literal, Optional, get_args
+from typing import Any, Literal, Optional, Union, get_args
 
 import torch
 from torch import Tensor
@@ -17,7 +19,8 @@ _PARAMETRIZED = re.compile(r"\.?\bparametrizations\.\w+\.original\d*$")
 class BlockwiseOptimizer(Optimizer):
     """Base of the optimizers that compare norms of blocks of parameters.
 
-    A subclass defines :meth:`direction`. Norms are computed in at least float32, and no step waits for the device.
+    A subclass defines :meth:`direction`. Norms and factors are computed in at least float32 (where a norm below 1e-22
+    counts as zero), and no step waits for the device.
 
     Args:
         params: parameters, groups of them, or for ``scope="layer"`` pairs of names and parameters, as
@@ -30,6 +33,8 @@ class BlockwiseOptimizer(Optimizer):
         ValueError: for options out of range, or "layer" without names; at a step, for sparse gradients.
     """
 
+    kept_in_copies: tuple[str, ...] = ("scope", "_block_of", "_keys", "_index")
+
     def __init__(self, params: ParamsT, defaults: dict[str, Any], scope: Scope) -> None:
         if scope not in get_args(Scope):
             raise ValueError(f"argument `scope` must be one of {', '.join(get_args(Scope))}, got {scope!r}")
@@ -39,16 +44,28 @@ class BlockwiseOptimizer(Optimizer):
         self._index: tuple[list[int], Optional[Tensor]] = ([], None)
         super().__init__(params, defaults)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs; torch's optimizers copy their groups, state and defaults alone."""
+        own = {name: value for name, value in vars(self).items() if name in self.kept_in_copies}
+        return super().__getstate__() | own
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, and find the block of each of its parameters."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         require_not_negative(lr=group["lr"], eps=group["eps"])
+        known = [name for earlier in self.param_groups[:-1] for name in earlier.get("param_names", [])]
+        for name in group.get("param_names", []):
+            if name in known:
+                raise ValueError(f"argument `params` must have names of their own, got {name!r} in two groups")
         if self.scope == "layer" and "param_names" not in group:
-            raise ValueError("argument `params` must be named for scope 'layer', such as module.named_parameters()")
+            raise ValueError(
+                "argument `params` must be named for scope 'layer' and for layer scales, such as "
+                "module.named_parameters(), got parameters without names"
+            )
         names = group.get("param_names", [""] * len(group["params"]))
         for parameter, name in zip(group["params"], names, strict=True):
-            key = {"global": None, "layer": layer_name(name), "tensor": id(parameter)}[self.scope]
+            key = {"global": None, "layer": layer_name(name), "tensor": parameter}[self.scope]
             self._block_of[parameter] = self._keys.setdefault(key, len(self._keys))
 
     def direction(self, members: list[tuple[Tensor, dict[str, Any]]]) -> tuple[list[Tensor], Tensor]:
@@ -78,16 +95,13 @@ class BlockwiseOptimizer(Optimizer):
             raise ValueError("argument `params` must have dense gradients, got sparse ones")
         if members:
             tensors, factors = self.direction(members)
-            rates = [self.signed_rate(group) for _, group in members]
-            same = len(set(rates)) == 1
-            factors = factors * rates[0] if same else factors * torch.tensor(rates).to(factors)
-            parameters = [p for p, _ in members]
-            torch._foreach_addcmul_(parameters, tensors, list(factors.to(tensors[0].dtype).unbind()))
+            factors = factors * like(factors, [self.signed_rate(group) for _, group in members])
+            torch._foreach_addcmul_([p for p, _ in members], tensors, list(factors.unbind()))
         return loss
 
     def block_norms(self, members: list[tuple[Tensor, dict[str, Any]]], tensors: list[Tensor]) -> Tensor:
         """Return for each tensor the Euclidean norm of all tensors of its block, ``[members]``."""
-        wide = torch.promote_types(tensors[0].dtype, torch.float32)
+        wide = functools.reduce(torch.promote_types, {tensor.dtype for tensor in tensors}, torch.float32)
         norms = torch.stack(torch._foreach_norm(tensors, 2, dtype=wide))
         if self.scope == "tensor":
             return norms
@@ -113,13 +127,21 @@ def layer_name(parameter_name: str) -> str:
 
 
 def require_not_negative(**values: float) -> None:
-    """Refuse a negative option by its name."""
+    """Refuse a negative or infinite option by its name."""
     for name, value in values.items():
         if not value >= 0.0:
             raise ValueError(f"argument `{name}` must not be negative, got {value}")
+        if value == math.inf:
+            raise ValueError(f"argument `{name}` must be finite, got {value}")
 
 
 def quotient(numerator: Tensor, norms: Tensor, eps: list[float]) -> Tensor:
     """Return numerator / (norms + eps), and 0 where the norm is 0."""
-    shift = eps[0] if len(set(eps)) == 1 else torch.tensor(eps).to(norms)
-    return torch.where(norms > 0, numerator / (norms + shift), 0.0)
+    return torch.where(norms > 0, numerator / (norms + like(norms, eps)), 0.0)
+
+
+def like(tensor: Tensor, values: list[float]) -> Union[float, Tensor]:
+    """Return numbers in a tensor's precision and place; one number where they are all the same."""
+    # A number needs no copy to the device, which the host would wait for.
+    same = len(set(values)) == 1
+    return values[0] if same else torch.tensor(values, dtype=tensor.dtype, device=tensor.device)

@@ -20,7 +20,8 @@ class Grafted(BlockwiseOptimizer):
     scheduler of this optimizer moves it. The length of D does not matter.
 
     Args:
-        params: see :class:`BlockwiseOptimizer`.
+        params: see :class:`BlockwiseOptimizer`. Groups may have an ``lr``, which is that of `magnitude`, and an
+            ``eps``; other options belong to the two optimizers.
         magnitude: function of parameters that makes the optimizer of the steps' lengths.
         direction: the same of the steps' directions.
         eps: :math:`\varepsilon \ge 0`.
@@ -39,6 +40,12 @@ class Grafted(BlockwiseOptimizer):
         scope: Scope = "global",
     ) -> None:
         self.inner: dict[str, Optimizer] = {}
+        params = list(params)
+        groups = params if params and isinstance(params[0], dict) else [{}]
+        unknown = sorted({key for group in groups for key in group} - {"params", "lr", "eps"})
+        if unknown:
+            raise ValueError(f"argument `params` must have groups with `lr` and `eps` alone, got {', '.join(unknown)}")
+        rates = [group.get("lr") for group in groups]  # now, for torch fills in the defaults
         super().__init__(params, {"lr": 0.0, "eps": eps, "maximize": False}, scope)
         self._shadows: dict[str, dict[Tensor, Tensor]] = {}
         for role, make in (("magnitude", magnitude), ("direction", direction)):
@@ -47,9 +54,11 @@ class Grafted(BlockwiseOptimizer):
             if any(group.get("weight_decay") for group in optimizer.param_groups):
                 raise ValueError(f"argument `{role}` must not decay weights, got {type(optimizer).__name__} that does")
             self._shadows[role], self.inner[role] = shadows, optimizer
-        for group, own in zip(self.param_groups, self.inner["magnitude"].param_groups, strict=True):
-            group["lr"] = own["lr"]
+        for group, own, rate in zip(self.param_groups, self.inner["magnitude"].param_groups, rates, strict=True):
+            group["lr"] = own["lr"] if rate is None else rate
         self.defaults["lr"] = self.inner["magnitude"].defaults["lr"]
+
+    kept_in_copies = (*BlockwiseOptimizer.kept_in_copies, "inner", "_shadows")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; only the constructor does, which hands the groups to the two optimizers."""

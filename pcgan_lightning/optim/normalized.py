@@ -14,13 +14,13 @@ Each player of a game has an optimizer of its own, which minimises the loss that
 
 import json
 from pathlib import Path
-from typing import Any, Literal, Union, get_args
+from typing import Any, Literal, Optional, Union, get_args
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from pcgan_lightning.optim.blocks import BlockwiseOptimizer, Scope, layer_name, quotient, require_not_negative
+from pcgan_lightning.optim.blocks import BlockwiseOptimizer, Scope, layer_name, like, quotient, require_not_negative
 
 Oracle = Literal["adam", "paper"]
 Members = list[tuple[Tensor, dict[str, Any]]]
@@ -35,9 +35,10 @@ class NSGDA(BlockwiseOptimizer):
         params: see :class:`BlockwiseOptimizer`.
         lr: :math:`\eta \ge 0`, the length of a block's step.
         scope: what one norm covers: "global" (all that the optimizer holds), "layer" (needs named parameters) or
-            "tensor".
+            "tensor". None: "layer" with `layer_scales`, else "global".
         layer_scales: the constants s of the layers: a mapping of layer names, or a JSON file of one; needs named
-            parameters. None: 1 everywhere.
+            parameters. With scope "layer" a layer's step has the length :math:`\eta s`. Frozen layers need none. None:
+            1 everywhere.
         eps: :math:`\varepsilon \ge 0`.
         maximize: go up.
 
@@ -57,13 +58,24 @@ class NSGDA(BlockwiseOptimizer):
         self,
         params: ParamsT,
         lr: float = 1e-3,
-        scope: Scope = "global",
+        scope: Optional[Scope] = None,
         layer_scales: Union[str, Path, dict[str, float], None] = None,
         eps: float = 0.0,
         maximize: bool = False,
     ) -> None:
+        self._scale_of: Optional[dict[Tensor, float]] = None
+        scope = scope or ("global" if layer_scales is None else "layer")
         super().__init__(params, {"lr": lr, "eps": eps, "maximize": maximize}, scope)
-        self._scale_of = None if layer_scales is None else _match_scales(self.param_groups, layer_scales)
+        if layer_scales is not None:
+            self._scale_of = _match_scales(self.param_groups, layer_scales)
+
+    kept_in_copies = (*BlockwiseOptimizer.kept_in_copies, "_scale_of")
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; only the constructor does where layers have scales."""
+        if self._scale_of is not None:
+            raise NotImplementedError("NSGDA with `layer_scales` takes no further parameters once it is made")
+        super().add_param_group(param_group)
 
     def direction(self, members: Members) -> tuple[list[Tensor], Tensor]:
         """Return the gradients and s / (norm + eps)."""
@@ -71,7 +83,7 @@ class NSGDA(BlockwiseOptimizer):
         norms = self.block_norms(members, gradients)
         scales = norms.new_ones(())
         if self._scale_of is not None:
-            scales = torch.tensor([self._scale_of[p] for p, _ in members]).to(norms)
+            scales = scales * like(norms, [self._scale_of[p] for p, _ in members])
         return gradients, quotient(scales, norms, [group["eps"] for _, group in members])
 
 
@@ -88,13 +100,22 @@ class _AdamOracle(BlockwiseOptimizer):
         oracle: Oracle = "adam",
         maximize: bool = False,
     ) -> None:
-        for name, beta in zip(("betas[0]", "betas[1]"), betas, strict=True):
-            if not 0.0 <= beta < 1.0:
-                raise ValueError(f"argument `{name}` must be in [0, 1), got {beta}")
         if oracle not in get_args(Oracle):
             raise ValueError(f"argument `oracle` must be one of {', '.join(get_args(Oracle))}, got {oracle!r}")
         self.oracle = oracle
         super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps, "maximize": maximize}, scope)
+
+    kept_in_copies = (*BlockwiseOptimizer.kept_in_copies, "oracle")
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, and check its betas."""
+        super().add_param_group(param_group)
+        betas = self.param_groups[-1]["betas"]
+        if len(betas) != 2:
+            raise ValueError(f"argument `betas` must be two numbers, got {betas}")
+        for number, beta in enumerate(betas):
+            if not 0.0 <= beta < 1.0:
+                raise ValueError(f"argument `betas[{number}]` must be in [0, 1), got {beta}")
 
     def adaptive(self, members: Members) -> list[Tensor]:
         """Update the moments and return A of each parameter."""
@@ -140,7 +161,7 @@ def adam_oracle(
         oracle: "adam" or "paper", see :class:`AdaNSGDA`.
     """
     first = [s.get("exp_avg", p.grad) for p, s in zip(parameters, states, strict=True)]
-    second = [s["exp_avg_sq"] for s in states]
+    second = [_wide(s.get("max_exp_avg_sq", s["exp_avg_sq"])) for s in states]
     if oracle == "adam":
         steps = [int(s["step"]) for s in states]
         denominators = torch._foreach_sqrt(second)
@@ -151,11 +172,15 @@ def adam_oracle(
     else:
         denominators = torch._foreach_add(second, eps)
         torch._foreach_sqrt_(denominators)
-    if not eps:  # a gradient that was always 0 makes an A of 0, not 0 / 0
-        torch._foreach_clamp_min_(denominators, torch.finfo(denominators[0].dtype).tiny)
+    if not eps:  # a gradient that was always 0, or whose square is, makes a small A, not 0 / 0
+        torch._foreach_clamp_min_(denominators, torch.finfo(denominators[0].dtype).tiny ** 0.5)
     torch._foreach_reciprocal_(denominators)
     torch._foreach_mul_(denominators, first)
     return denominators
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 class AdaNSGDA(_AdamOracle):
@@ -218,7 +243,10 @@ def _match_scales(groups: list[dict[str, Any]], source: Union[str, Path, dict[st
     if any("param_names" not in group for group in groups):
         raise ValueError("argument `layer_scales` needs named parameters, such as module.named_parameters()")
     layer_of = {
-        p: layer_name(n) for group in groups for p, n in zip(group["params"], group["param_names"], strict=True)
+        p: layer_name(n)
+        for group in groups
+        for p, n in zip(group["params"], group["param_names"], strict=True)
+        if p.requires_grad or layer_name(n) in scales
     }
     missing, unknown = sorted({*layer_of.values()} - {*scales}), sorted({*scales} - {*layer_of.values()})
     if missing or unknown:
@@ -231,7 +259,8 @@ def _match_scales(groups: list[dict[str, Any]], source: Union[str, Path, dict[st
 
 def _read_scales(path: Path) -> dict[str, float]:
     if not path.is_file():
-        raise FileNotFoundError(f"argument `layer_scales` must be a JSON file, got {path}, which does not exist")
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"argument `layer_scales` must be a JSON file, got {path}, which {found}")
     try:
         content = json.loads(path.read_text())
     except ValueError as error:

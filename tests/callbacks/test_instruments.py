@@ -1,6 +1,7 @@
 """AdaptiveMagnitudeLogger and BalanceLogger: right numbers, on anyone's module, disturbing nothing."""
 
 import json
+import math
 
 import lightning.pytorch
 import pytest
@@ -92,17 +93,18 @@ def test_balance_by_hand(tmp_path):
     [
         lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.0, 0.9)),
         lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.5, 0.9)),
+        lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.0, 0.1), amsgrad=True),
     ],
 )
 def test_magnitudes_are_lengths_of_adams_steps(tmp_path, make):
     """||A|| of a layer is its step's length over the learning rate."""
     steps, magnitudes = Steps(), AdaptiveMagnitudeLogger(every_n_steps=3)
     fit(tmp_path, tiny_gan(make), [steps, magnitudes, FixedPreconditioning(3)])
-    assert magnitudes.series["iteration"] == [1, 3, 6]
-    for player, layers in magnitudes.series["players"].items():
-        for k, iteration in enumerate(magnitudes.series["iteration"]):
+    for player, series in magnitudes.series["players"].items():
+        assert series["iteration"] == [1, 3, 6]
+        for k, iteration in enumerate(series["iteration"]):
             moved = steps.records[player][iteration - 1][2]
-            for layer, values in layers.items():
+            for layer, values in series["layers"].items():
                 own = joint(step for name, step in moved.items() if layer_name(name) == layer)
                 # Weights of size 1 in float32: their differences are right to 1e-7, over the learning rate to 1e-5.
                 assert values[k] == pytest.approx(own / 0.01, rel=1e-3, abs=2e-5)
@@ -116,7 +118,7 @@ def test_means_are_scales_for_nsgda(tmp_path):
     for player, network in (("generator", gan.generator), ("discriminator", gan.discriminator)):
         path = tmp_path / "layer_scales" / f"{player}.json"
         means = json.loads(path.read_text())
-        for layer, values in magnitudes.series["players"][player].items():
+        for layer, values in magnitudes.series["players"][player]["layers"].items():
             assert means[layer] == pytest.approx(sum(values) / 4)
         NSGDA(network.named_parameters(), scope="layer", layer_scales=path)  # they fit
         assert (tmp_path / "magnitudes" / f"{player}.png").is_file()
@@ -144,7 +146,8 @@ def test_resumed_series_are_whole(tmp_path):
     fit(tmp_path, tiny_gan(make), resumed, max_steps=8, ckpt_path=tmp_path / "five.ckpt")
     for a, b in zip(whole, resumed, strict=True):
         assert a.series == b.series
-        assert a.series["iteration"] == [1, 2, 4, 6, 8]
+        for entry in a.series["players"].values():
+            assert entry["iteration"] == [1, 2, 4, 6, 8]
 
 
 @BOTH_NAMES
@@ -152,8 +155,49 @@ def test_modules_of_others(pl, tmp_path):
     callbacks = both()
     fit(tmp_path, make_two_player_gan(pl)(), callbacks, pl, max_steps=8)
     for callback in callbacks:
-        assert callback.series["iteration"] == [1, 2, 4]
         assert set(callback.series["players"]) == {"generator", "discriminator"}
+        for entry in callback.series["players"].values():
+            assert entry["iteration"] == [1, 2, 4]
+
+
+class Uneven(make_two_player_gan(lightning.pytorch)):
+    """The generator steps in every third batch only, and its first layer's gradient comes late; steps by closure."""
+
+    def training_step(self, batch, batch_idx):
+        iteration = self.trainer.fit_loop.total_batch_idx + 1
+        optimizer_g, optimizer_d = self.optimizers()
+        self.generator[0].requires_grad_(iteration > 3)
+        z = torch.randn(len(batch[0]), 6)
+        if iteration % 3 == 0:
+            optimizer_g.step(closure=lambda: self.descend(optimizer_g, self.discriminator(self.generator(z)).mean()))
+        scores = self.discriminator(batch[0]).mean() - self.discriminator(self.generator(z).detach()).mean()
+        optimizer_d.step(closure=lambda: self.descend(optimizer_d, scores))
+
+    def descend(self, optimizer, loss):
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        return loss
+
+    def configure_optimizers(self):
+        last = torch.nn.Linear(64, 64)
+        self.generator = torch.nn.Sequential(*self.generator[:2], last, *self.generator[2:])
+        return super().configure_optimizers()
+
+
+def test_players_that_step_at_different_times(tmp_path):
+    """A player that does not step when it should be looked at is looked at in its next step."""
+    magnitudes, balance = both()
+    fit(tmp_path, Uneven(), [magnitudes, balance], max_epochs=2, max_steps=-1)  # 4 batches each
+    for callback in (magnitudes, balance):
+        iterations = {player: entry["iteration"] for player, entry in callback.series["players"].items()}
+        assert iterations == {"discriminator": [1, 2, 4, 6, 8], "generator": [3, 6]}
+    assert balance.series["iteration"] == [3, 4, 6, 8]
+    assert balance.series["gradient_ratio"][-1] > 0
+    layers = magnitudes.series["players"]["generator"]["layers"]
+    assert [math.isnan(v) for v in layers["0"]] == [True, False]
+    assert not any(math.isnan(v) for v in layers["2"])
+    scales = json.loads((tmp_path / "layer_scales" / "generator.json").read_text())
+    assert scales == {"0": layers["0"][1], "2": pytest.approx(sum(layers["2"]) / 2)}
 
 
 def test_mistakes(tmp_path):

@@ -95,8 +95,9 @@ def test_two_processes_score_like_one(monkeypatch, cache, tmp_path):
     together = json.loads((folder / "evaluations" / "iteration_0000002_classifier_train.json").read_text())["scores"]
     assert evaluate(monkeypatch, folder / "checkpoints" / "last.ckpt", "--count=201") == 0
     alone = json.loads((folder / "evaluations" / "last_classifier_train.json").read_text())["scores"]
-    # Batches of another size: float32 rounding, which can move a pixel by one level.
-    assert together == {name: pytest.approx(value, rel=1e-3) for name, value in alone.items()}
+    # Batches of another size: rounding can move a pixel by one level. With running statistics of its own in each
+    # process the difference is five times this.
+    assert together == {name: pytest.approx(value, rel=5e-5) for name, value in alone.items()}
     assert len((folder / "metrics.csv").read_text().splitlines()) > 1
 
 

@@ -65,9 +65,11 @@ def test_steps_are_those_of_the_optimizers(rule):
     players = Players(*(torch.nn.Parameter(p) for p in game.initial(range(4, 5))))
     make = NSGDA if rule == "nsgda" else torch.optim.SGD
     up, down = make(players[:3], lr=0.05, maximize=True), make(players[3:], lr=0.03)
-    modes, neurons = game._draws(range(4, 5), 30)
+    modes, neurons = game._draws(range(4, 5), 31)
     speeds = []
-    for t in range(30):
+    for t in range(31):
+        if t == 30:
+            final = [p.detach().clone() for p in players]
         for p in players:
             p.grad = None
         value(game, players, game.modes[modes[:, t]], neurons[:, t]).sum().backward()
@@ -76,9 +78,9 @@ def test_steps_are_those_of_the_optimizers(rule):
         moved = torch.cat([p.detach().flatten() for p in players[:3]]) - before
         speeds.append((moved.norm() / before.norm()).item())
         down.step()
-    for found, expected in zip(run.players, players, strict=True):
-        torch.testing.assert_close(found, expected.data, rtol=1e-10, atol=1e-12)
-    assert run.discriminator_speed[:3, 0].tolist() == pytest.approx([speeds[t] for t in (0, 10, 20)])
+    for found, expected in zip(run.players, final, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    assert run.discriminator_speed[:, 0].tolist() == pytest.approx([speeds[t] for t in (0, 10, 20, 30)])
 
 
 def test_a_seed_does_not_depend_on_the_others():
@@ -113,6 +115,8 @@ def test_counting_modes():
     v = torch.stack([torch.cat([torch.stack(pair), rest]) for pair in ((u1, u2), (u1, u1), (u1 + u2, u1 + u2))])
     run.generator_cosines = game._cosines(v)[None]
     assert run.modes_recovered().tolist() == [[2, 1, 0]]
+    with pytest.raises(ValueError, match=r"argument `threshold` must be above the average's cosine 0.8248, at most 1"):
+        run.modes_recovered(0.82)  # 1 / log 16 = 0.36
 
 
 def test_theorem_3_1_sgda_recovers_at_most_an_average():
@@ -144,6 +148,7 @@ def test_a_game_without_gradient_stands_still():
     [
         ({"dimension": 4}, "argument `dimension` must be at least 8, got 4"),
         ({"correlation": 1.0}, r"argument `correlation` must be in \(0, 1\), got 1.0"),
+        ({"discriminator_neurons": 0}, "argument `discriminator_neurons` must be positive, got 0"),
         ({"generator_neurons": -1}, "argument `generator_neurons` must be positive, got -1"),
         ({"generator_scale": 0.0}, "argument `generator_scale` must be positive, got 0.0"),
     ],

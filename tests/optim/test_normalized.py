@@ -357,7 +357,7 @@ def test_scales_that_do_not_fit(scales, message, tmp_path):
 
 
 def test_scales_need_names():
-    with pytest.raises(ValueError, match="argument `layer_scales` needs named parameters"):
+    with pytest.raises(ValueError, match="argument `params` must be named for scope 'layer' and for layer scales"):
         NSGDA(make_parameters().values(), layer_scales={"first": 1.0})
 
 
@@ -401,3 +401,110 @@ def test_half_precision_gradients_have_norms_in_float32():
     weight.grad = torch.full((100,), 300.0, dtype=torch.float16)
     NSGDA([weight], lr=1.0).step()
     torch.testing.assert_close(weight.data, torch.full((100,), -0.1, dtype=torch.float16), rtol=1e-3, atol=0.0)
+
+
+@OPTIMIZERS
+@SCOPES
+def test_copies_step_like_the_original(kind, scope):
+    """With state: a copy of parameters and optimizer together goes on alone."""
+    parameters, gradients = make_parameters(), make_gradients(4)
+    optimizer = every_optimizer(parameters.items(), scope=scope)[kind]()
+    run(optimizer, parameters, gradients[:2])
+    copied, copied_parameters = copy.deepcopy((optimizer, parameters))
+    expected = run(optimizer, parameters, gradients[2:])
+    assert_close(run(copied, copied_parameters, gradients[2:]), expected, torch.float64)
+
+
+@SCOPES
+def test_groups_in_double_precision(scope):
+    """Numbers of groups must not pass through float32."""
+    parameters, gradients = make_parameters(), make_gradients(1)
+    options = {name: {"lr": 0.1 * k + 0.03, "eps": 0.1 * k} for k, name in enumerate(SHAPES)}
+    groups = [{"params": [(name, p)], **options[name]} for name, p in parameters.items()]
+    before = {name: p.detach().numpy().copy() for name, p in parameters.items()}
+    found = run(NSGDA(groups, scope=scope), parameters, gradients)
+    g = {name: value.numpy() for name, value in gradients[0].items()}
+    for names in BLOCKS[scope]:
+        for name in names:
+            step = options[name]["lr"] * g[name] / (norm(g, names) + options[name]["eps"])
+            np.testing.assert_allclose(found[name], before[name] - step, rtol=1e-14, atol=1e-15)
+
+
+def test_scales_are_lengths_of_layers():
+    """Without a scope, and exactly in double precision."""
+    parameters = make_parameters()
+    before = {name: p.detach().numpy().copy() for name, p in parameters.items()}
+    optimizer = NSGDA(parameters.items(), lr=1.0, layer_scales={"first": 0.3, "second": 0.7, "": 0.1})
+    found = run(optimizer, parameters, make_gradients(1))
+    moved = {name: found[name] - before[name] for name in SHAPES}
+    assert [norm(moved, names) for names in BLOCKS["layer"]] == pytest.approx([0.3, 0.7, 0.1], rel=1e-12)
+
+
+def test_frozen_layers_need_no_scale():
+    parameters = make_parameters()
+    parameters["second.weight"].requires_grad_(False)
+    optimizer = NSGDA(parameters.items(), lr=1.0, layer_scales={"first": 0.3, "": 0.1})
+    gradients = make_gradients(1)
+    gradients[0]["second.weight"] = None
+    run(optimizer, parameters, gradients)
+
+
+def test_groups_of_a_graft():
+    """The learning rate of a group is that of the magnitude; other options are refused, not dropped."""
+    a, b = (nn.Parameter(torch.zeros(2)) for _ in range(2))
+    a.grad, b.grad = torch.tensor([3.0, 4.0]), torch.tensor([0.0, 2.0])
+    sgd = lambda p: torch.optim.SGD(p, lr=1.0)  # noqa: E731
+    Grafted([{"params": [a], "lr": 0.5}, {"params": [b]}], sgd, sgd, scope="tensor").step()
+    torch.testing.assert_close(a.data, torch.tensor([-1.5, -2.0]))
+    torch.testing.assert_close(b.data, torch.tensor([0.0, -2.0]))
+    with pytest.raises(ValueError, match="argument `params` must have groups with `lr` and `eps` alone, got betas"):
+        Grafted([{"params": [a], "betas": (0.0, 0.9)}], sgd, sgd)
+
+
+@pytest.mark.parametrize("kind", [AdaNSGDA, AdaDir])
+@pytest.mark.parametrize("oracle", ["adam", "paper"])
+def test_half_precision(kind, oracle):
+    """eps = 1e-8 is 0 in float16; the oracle is made in float32."""
+    weights = [nn.Parameter(torch.zeros(2, dtype=dtype)) for dtype in (torch.float32, torch.float16)]
+    for w in weights:
+        w.grad = torch.tensor([1e-2, 0.0], dtype=w.dtype)
+        kind([w], lr=0.1, oracle=oracle).step()
+    # The square of the gradient, 1e-7 in the moment, is a subnormal number of float16 with few digits.
+    torch.testing.assert_close(weights[1].float(), weights[0], rtol=0.2, atol=0.0)
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-8])
+def test_gradients_whose_square_vanishes(eps):
+    """The first entry must not blow the step up: its part of A is bounded by that of any other entry, 1."""
+    weight = nn.Parameter(torch.zeros(2))
+    weight.grad = torch.tensor([1e-24, 1e-3])
+    AdaNSGDA([weight], lr=0.1, betas=(0.0, 0.999), eps=eps).step()
+    assert weight.norm().item() == pytest.approx(0.1, rel=1e-4)
+
+
+def test_parameters_of_several_dtypes():
+    """In either order; one norm over all."""
+    for dtypes in ((torch.float32, torch.float64), (torch.float64, torch.float32), (torch.bfloat16, torch.float64)):
+        weights = [nn.Parameter(torch.zeros(1, dtype=dtype)) for dtype in dtypes]
+        for w, g in zip(weights, (3.0, 4.0), strict=True):
+            w.grad = torch.full_like(w, g)
+        NSGDA(weights, lr=1.0).step()
+        assert [w.item() for w in weights] == pytest.approx([-0.6, -0.8], rel=1e-2)
+
+
+def test_groups_out_of_range(tmp_path):
+    a, b = (nn.Parameter(torch.zeros(2)) for _ in range(2))
+    with pytest.raises(ValueError, match=re.escape("argument `betas[0]` must be in [0, 1), got 2.0")):
+        AdaNSGDA([{"params": [a], "betas": (2.0, 0.9)}])
+    with pytest.raises(ValueError, match=re.escape("argument `betas` must be two numbers, got (0.0, 0.5, 0.9)")):
+        AdaNSGDA([a], betas=(0.0, 0.5, 0.9))
+    with pytest.raises(ValueError, match="argument `lr` must be finite, got inf"):
+        NSGDA([a], lr=float("inf"))
+    with pytest.raises(ValueError, match="argument `params` must have names of their own, got 'weight' in two groups"):
+        NSGDA([{"params": [("weight", a)]}, {"params": [("weight", b)]}], scope="layer")
+    with pytest.raises(NotImplementedError, match="NSGDA with `layer_scales` takes no further parameters"):
+        NSGDA([("x.weight", a)], layer_scales={"x": 1.0}).add_param_group({"params": [("y.weight", b)]})
+    with pytest.raises(
+        FileNotFoundError, match=r"argument `layer_scales` must be a JSON file, got .*, which is a folder"
+    ):
+        NSGDA([("x.weight", a)], layer_scales=tmp_path)
