@@ -249,9 +249,10 @@ class BimodalGame:
     def _draws(self, seeds: range, iterations: int) -> tuple[Tensor, Tensor]:
         """Return which mode and which neuron each game draws at each step, ``[S, iterations]``."""
         sources = [torch.Generator().manual_seed(2 * seed + 1) for seed in seeds]
-        modes = [torch.randint(2, (iterations,), generator=source) for source in sources]
-        neurons = [torch.randint(self.generator_neurons, (iterations,), generator=source) for source in sources]
-        return torch.stack(modes), torch.stack(neurons)
+        # Both from one number, so that a longer game begins like a shorter one.
+        pairs = [torch.randint(2 * self.generator_neurons, (iterations,), generator=source) for source in sources]
+        drawn = torch.stack(pairs)
+        return drawn % 2, drawn // 2
 
     def _cosines(self, neurons: Tensor) -> Tensor:
         """Return the cosines of neurons ``[S, n, d]`` with u1, u2 and u1 + u2, ``[S, n, 3]``."""

@@ -92,6 +92,16 @@ def test_a_seed_does_not_depend_on_the_others():
     assert not torch.allclose(together.players.v[1], together.players.v[2])
 
 
+def test_a_longer_game_begins_like_a_shorter_one():
+    game = BimodalGame(dimension=16)
+    short, long = (game.play("nsgda", 0.05, 0.04, n, range(2), record_every=50) for n in (50, 150))
+    assert torch.equal(short.generator_cosines[1], long.generator_cosines[1])
+    modes, neurons = game._draws(range(50), 400)
+    assert modes.double().mean().item() == pytest.approx(0.5, abs=0.015)  # 4 standard deviations
+    counts = neurons.flatten().bincount(minlength=game.generator_neurons) / neurons.numel()
+    assert counts.tolist() == pytest.approx([1 / game.generator_neurons] * game.generator_neurons, abs=0.011)
+
+
 def test_what_is_recorded():
     game = BimodalGame(dimension=16)
     run = game.play("nsgda", 0.05, 0.04, 95, range(3), record_every=20)
