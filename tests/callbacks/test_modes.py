@@ -112,13 +112,17 @@ def test_points_are_where_they_belong():
     )
 
 
+def never(parameters):
+    pytest.fail("a mistake must be told before the optimizers are made")
+
+
 def test_wrong_arguments_and_modules(tmp_path):
     with pytest.raises(ValueError, match=r"^argument `count` must be at least 1, got 0$"):
         ModeLogger(count=0)
     with pytest.raises(ValueError, match=r"^argument `every_n_steps` must be at least 1, got 0$"):
         ModeLogger(every_n_steps=0)
     with pytest.raises(ValueError, match=r"^argument `minimum_share` must be in \(0, 1\], got 2$"):
-        fit(tmp_path, tiny_gan(), [ModeLogger(minimum_share=2)])
+        fit(tmp_path, tiny_gan(generator_optimizer=never), [ModeLogger(minimum_share=2)])
     images = GAN(CNNGenerator(channels=1, width=1), CNNDiscriminator(channels=1, width=1))
     message = r"^ModeLogger needs the argument `centers`, or a data module with it, got ImageDataModule$"
     with pytest.raises(TypeError, match=message):

@@ -95,6 +95,18 @@ def test_a_resumed_run_sees_what_an_uninterrupted_one_does(tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(resumed, whole[step:], strict=True))
 
 
+def test_the_data_module_knows_its_place():
+    """By itself, for Lightning gives a loader its state back only where a run stopped inside an epoch."""
+    data, other = (MixtureOfGaussians(batch_size=4, iterations_per_epoch=3, seed=seed) for seed in (4, 5))
+    data.setup("fit")
+    other.setup("fit")
+    first = list(data.train_dataloader())
+    other.load_state_dict(data.state_dict())
+    second = list(other.train_dataloader())
+    assert torch.equal(torch.cat(second), torch.cat(list(data.train_dataloader())))
+    assert not torch.isin(torch.cat(first), torch.cat(second)).any()
+
+
 def test_the_next_run_begins_at_the_beginning():
     data = MixtureOfGaussians(batch_size=4, seed=0)
     assert torch.equal(torch.cat(fit(2, data=data)), torch.cat(fit(2, data=data)))

@@ -56,6 +56,7 @@ def take(parameters, function, x, **kwargs):
 
 def branch(parameters, x):
     hidden = take(parameters, F.conv2d, x, padding=1).clamp(min=0)
+    assert hidden.shape[1] == -(-x.shape[1] // 2)
     return x + take(parameters, F.conv2d, hidden, padding=1).clamp(min=0) / 10
 
 
