@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from pcgan_lightning.images import image_grid, to_pillow, to_uint8
+from pcgan_lightning.callbacks.samples import draw_samples
+from pcgan_lightning.images import to_pillow, to_uint8
 from pcgan_lightning.modules import GAN, TwoPlayerModule
 
 
@@ -29,7 +30,7 @@ def generate(
         output: folder of the files ``000000.png``, ``000001.png``, ...; with `grid`, the PNG file to write.
         count: number of images.
         seed: seed of the latents.
-        grid: one grid instead of files.
+        grid: one grid instead of files; points are drawn in one picture.
         averaged: use the generator's moving average where the checkpoint has one.
         batch_size: images generated at once.
         device: "auto", "cpu", "cuda", ...
@@ -41,10 +42,12 @@ def generate(
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise FileExistsError(f"argument `output` must not exist yet or be an empty folder, got {target}")
     gan, _ = load_gan(checkpoint, device)
+    if not grid and len(getattr(gan.generator, "image_shape", "CHW")) == 1:
+        raise ValueError("argument `grid` must be true for a generator of points, all in one picture, got False")
     batches = (gan.sample_images(z, averaged=averaged).cpu() for z in gan.fixed_latents(count, seed).split(batch_size))
     (target.parent if grid else target).mkdir(parents=True, exist_ok=True)
     if grid:
-        image_grid(torch.cat(list(batches))).save(target)
+        draw_samples(torch.cat(list(batches))).save(target)
     else:
         for number, pixels in enumerate(to_uint8(image) for batch in batches for image in batch):
             to_pillow(pixels).save(target / f"{number:06d}.png")

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted(m.name for m in pkgutil.walk_packages(pcgan_lightning.__path__, "pcgan_lightning."))
 # Lower floors first; a module may import from its own floor's folder and from lower floors.
 FLOORS = [
-    {"images", "modes"},
+    {"images", "evaluation_mode"},
     {"spectra", "losses", "optim", "games"},
     {"networks"},
     {"data"},
@@ -24,7 +24,7 @@ FLOORS = [
     {"modules", "callbacks"},
     {"runs", "generate", "evaluate", "report", "cli"},
 ]
-MATHEMATICS = ["spectra", "losses", "optim", "games", "networks", "images", "modes"]
+MATHEMATICS = ["spectra", "losses", "optim", "games", "networks", "images", "evaluation_mode"]
 
 
 def floor(module: str) -> int:

@@ -3,6 +3,7 @@
 from pcgan_lightning.callbacks.acceleration import Acceleration
 from pcgan_lightning.callbacks.balance import BalanceLogger
 from pcgan_lightning.callbacks.magnitudes import AdaptiveMagnitudeLogger
+from pcgan_lightning.callbacks.modes import ModeLogger
 from pcgan_lightning.callbacks.preconditioning import (
     AdaptivePreconditioning,
     FixedPreconditioning,
@@ -20,6 +21,7 @@ __all__ = [
     "BalanceLogger",
     "FixedPreconditioning",
     "GANProgressBar",
+    "ModeLogger",
     "Preconditioning",
     "SampleGridLogger",
     "ScoreLogger",

@@ -1,10 +1,13 @@
-"""Grids of generated images over training."""
+"""Grids of generated images, or pictures of generated points, over training."""
 
-from typing import Any
+from typing import Any, Optional
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
+from PIL import Image
+from torch import Tensor
 
+from pcgan_lightning.callbacks._figures import point_figure
 from pcgan_lightning.callbacks._loggers import log_picture
 from pcgan_lightning.callbacks._targets import check_interval, completed_iterations
 from pcgan_lightning.images import image_grid
@@ -15,7 +18,8 @@ class SampleGridLogger(Callback):
 
     Before the first iteration, every `every_n_steps` iterations and after the last, as
     ``samples/iteration_<n>.png`` in the run folder and as an image in W&B and TensorBoard. The generator's moving
-    average is used where the run has one.
+    average is used where the run has one. Points in the plane, ``[N, 2]``, are drawn as such instead, with the
+    ``centers`` of the data module's modes where it has them.
 
     Args:
         every_n_steps: iterations (training batches) between grids.
@@ -63,4 +67,10 @@ class SampleGridLogger(Callback):
         """Generate and log a grid now."""
         self._last = completed_iterations(trainer)
         images = pl_module.sample_images(pl_module.fixed_latents(self.count))
-        log_picture(trainer, "samples", f"samples/iteration_{self._last:07d}.png", image_grid(images))
+        picture = draw_samples(images, getattr(trainer.datamodule, "centers", None))
+        log_picture(trainer, "samples", f"samples/iteration_{self._last:07d}.png", picture)
+
+
+def draw_samples(samples: Tensor, modes: Optional[Tensor] = None) -> Image.Image:
+    """Return images ``[N, C, H, W]`` in [-1, 1] as a grid, and points ``[N, 2]`` in the plane, with their `modes`."""
+    return point_figure(samples, modes) if samples.ndim == 2 else image_grid(samples)

@@ -1,8 +1,9 @@
-"""Real images: LightningDataModules over the Hugging Face `datasets` library, and their loaders."""
+"""Real images and points: LightningDataModules, mostly over the Hugging Face `datasets` library; their loaders."""
 
 from pcgan_lightning.data.image_data_module import ImageDataModule
 from pcgan_lightning.data.labelled import LabelledImageDataModule
 from pcgan_lightning.data.loaders import MemoryLoader, SequentialLoader
+from pcgan_lightning.data.mixture import MixtureLoader, MixtureOfGaussians
 from pcgan_lightning.data.real_images import RealImages
 from pcgan_lightning.data.streaming import StreamingLoader
 
@@ -10,6 +11,8 @@ __all__ = [
     "ImageDataModule",
     "LabelledImageDataModule",
     "MemoryLoader",
+    "MixtureLoader",
+    "MixtureOfGaussians",
     "RealImages",
     "SequentialLoader",
     "StreamingLoader",

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 
+from pcgan_lightning.evaluation_mode import evaluation_mode
 from pcgan_lightning.losses import AdversarialLoss, HingeLoss
-from pcgan_lightning.modes import evaluation_mode
 from pcgan_lightning.networks import ResNetDiscriminator, ResNetGenerator
 from pcgan_lightning.optim import LinearDecay
 from pcgan_lightning.spectra import match_preconditioning, original_parameters, power_iteration, preconditioners

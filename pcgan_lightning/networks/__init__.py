@@ -2,15 +2,21 @@
 
 from pcgan_lightning.networks.classifier import ImageClassifier
 from pcgan_lightning.networks.cnn import CNNDiscriminator, CNNGenerator
+from pcgan_lightning.networks.constant_width import ConstantWidthDiscriminator, ConstantWidthGenerator
 from pcgan_lightning.networks.dcgan import DCGANDiscriminator, DCGANGenerator
+from pcgan_lightning.networks.mlp import MLPDiscriminator, MLPGenerator
 from pcgan_lightning.networks.resnet import ResNetDiscriminator, ResNetGenerator
 
 __all__ = [
     "CNNDiscriminator",
     "CNNGenerator",
+    "ConstantWidthDiscriminator",
+    "ConstantWidthGenerator",
     "DCGANDiscriminator",
     "DCGANGenerator",
     "ImageClassifier",
+    "MLPDiscriminator",
+    "MLPGenerator",
     "ResNetDiscriminator",
     "ResNetGenerator",
 ]

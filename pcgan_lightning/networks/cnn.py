@@ -55,6 +55,7 @@ class CNNGenerator(nn.Module):
             up to 64 pixels, 16 for 128, 8 for 256).
         initialization: Distribution of the initial weights, "xavier_uniform", "orthogonal" or "normal"
             (standard deviation 0.02). Default: "normal".
+        batch_norm: Whether there is batch normalisation; without it the convolutions have biases. Default: ``True``.
 
     Attributes:
         latent_dim: Size of a latent vector.
@@ -69,6 +70,7 @@ class CNNGenerator(nn.Module):
         latent_dim: int = 128,
         width: Optional[int] = None,
         initialization: Initialization = "normal",
+        batch_norm: bool = True,
     ) -> None:
         super().__init__()
         self.init_args = constructor_arguments(locals())
@@ -84,15 +86,14 @@ class CNNGenerator(nn.Module):
         layers: list[nn.Module] = []
         # No bias before batch normalisation: it would cancel, and leave rounding noise as its gradient for
         # optimizers that normalise gradients to blow up.
+        bias = not batch_norm
         for level in reversed(range(plan.halvings)):
             channels_out = width * 2**level
-            layers += [
-                nn.ConvTranspose2d(2 * channels_out, channels_out, 4, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(channels_out),
-                nn.ReLU(),
-            ]
+            layers.append(nn.ConvTranspose2d(2 * channels_out, channels_out, 4, stride=2, padding=1, bias=bias))
+            layers += [nn.BatchNorm2d(channels_out), nn.ReLU()] if batch_norm else [nn.ReLU()]
         if not plan.paired:
-            layers += [nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            layers.append(nn.Conv2d(width, width, 3, padding=1, bias=bias))
+            layers += [nn.BatchNorm2d(width), nn.ReLU()] if batch_norm else [nn.ReLU()]
         self.convolutions = nn.Sequential(*layers)
         self.to_image = nn.Conv2d(width, channels, 3, padding=1)
         initialize(self, initialization)

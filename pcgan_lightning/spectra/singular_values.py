@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from pcgan_lightning.modes import evaluation_mode
+from pcgan_lightning.evaluation_mode import evaluation_mode
 from pcgan_lightning.spectra.matrices import MatrixLayout, batch_by_shape, weight_layers
 from pcgan_lightning.spectra.preconditioner import original_weight, preconditioners, spectral_norm_hook
 

@@ -1,0 +1,93 @@
+"""The mixture of Gaussians through the command."""
+
+import csv
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from pcgan_lightning.cli import main
+
+CONFIG = Path(__file__).parents[2] / "configs" / "jare" / "mixture_gan.yaml"
+TINY = [
+    *("--model.generator.width=8", "--model.discriminator.width=8", "--trainer.max_steps=4", "--samples.count=50"),
+    *("--trainer.accelerator=cpu", "--trainer.enable_model_summary=false", "--progress.refresh_every_n_steps=1000"),
+]
+
+
+def pcgan(monkeypatch, *arguments):
+    """Run the command as a shell would; return its exit status."""
+    monkeypatch.setattr(sys, "argv", ["pcgan", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as end:
+        return end.code or 0
+    return 0
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of the config, made tiny."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert pcgan(monkeypatch, "fit", "--config", CONFIG, *TINY, "--run_dir", folder) == 0
+    return folder
+
+
+def test_config_is_the_papers_mixture(monkeypatch, capsys):
+    """Facts of the authors' code: sizes, RMSProp at 1e-4, batch 128, 20,000 steps, minimax loss."""
+    assert pcgan(monkeypatch, "fit", "--config", CONFIG, "--print_config") == 0
+    resolved = yaml.safe_load(capsys.readouterr().out)
+    model, data = resolved["model"]["init_args"], resolved["data"]["init_args"]
+    sizes = {"image_shape": [2], "width": 256, "hidden_layers": 4, "initialization": "xavier_uniform"}
+    assert model["discriminator"]["init_args"] == sizes
+    assert model["generator"]["init_args"] == sizes | {"latent_dim": 64, "latent_scale": 2.0}
+    assert (data["modes"], data["radius"], data["std"], data["batch_size"]) == (8, 2.0, 0.06, 128)
+    for player in ("generator", "discriminator"):
+        optimizer = model[f"{player}_optimizer"]
+        assert optimizer["class_path"].endswith("RMSprop")
+        assert (optimizer["init_args"]["lr"], optimizer["init_args"]["alpha"]) == (1e-4, 0.9)
+    assert model["loss"]["class_path"].endswith(".SaturatingLoss")
+    assert resolved["trainer"]["max_steps"] == 20_000
+    assert resolved["run_dir"] == "runs/jare/mixture_gan"
+
+
+def test_run_leaves_pictures_and_modes(finished):
+    files = {p.relative_to(finished).as_posix() for p in finished.rglob("*.*") if p.is_file()}
+    assert {
+        "config.yaml",
+        "checkpoints/last.ckpt",
+        "samples/iteration_0000000.png",
+        "samples/iteration_0000004.png",
+        "spectra/singular_values.png",
+        "spectra/condition_numbers.png",
+    } <= files
+    with (finished / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["metric/modes_covered"]]
+    assert [int(float(row["step"])) for row in rows] == [4]
+
+
+def test_run_is_continued(finished, monkeypatch, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    more = ("--trainer.max_steps=6", "--ckpt_path=last", "--run_dir", folder)
+    assert pcgan(monkeypatch, "fit", "--config", CONFIG, *TINY, *more) == 0
+    assert (folder / "samples" / "iteration_0000006.png").is_file()
+
+
+def test_generate_draws_points(finished, monkeypatch, tmp_path, capsys):
+    checkpoint = finished / "checkpoints" / "last.ckpt"
+    picture = tmp_path / "points.png"
+    assert pcgan(monkeypatch, "generate", checkpoint, "--grid=true", "--count=50", "--output", picture) == 0
+    assert Image.open(picture).size == Image.open(finished / "samples" / "iteration_0000004.png").size
+    assert pcgan(monkeypatch, "generate", checkpoint, "--output", tmp_path / "points") == 1
+    assert "argument `grid` must be true for a generator of points" in capsys.readouterr().err
+    assert not (tmp_path / "points").exists()
+
+
+def test_report_reads_the_run(finished, monkeypatch, tmp_path):
+    page = tmp_path / "report.html"
+    assert pcgan(monkeypatch, "report", finished, "--output", page) == 0
+    assert "mixture" in page.read_text().lower()

@@ -1,0 +1,150 @@
+"""Points of a mixture: their distribution, the slices of processes, resuming."""
+
+import math
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from pcgan_lightning.data import MixtureLoader, MixtureOfGaussians
+from pcgan_lightning.games import ring_of_modes
+
+
+def batches(count, **settings):
+    arguments = {"batch_size": 8, "seed": 3} | settings
+    loader = MixtureLoader(ring_of_modes(), 0.06, 1000, "cpu", **arguments)
+    return [batch for _, batch in zip(range(count), loader, strict=False)]
+
+
+def test_points_are_the_mixture():
+    (points,) = batches(1, batch_size=80_000)
+    assert points.dtype == torch.float32
+    centers = ring_of_modes()
+    nearest = (points[:, None] - centers).norm(dim=2).argmin(1)
+    # 2 sin(pi / 8) * 2 apart: 12 standard deviations to the border, so that none is nearer to a wrong mode.
+    assert nearest.bincount().tolist() == [10_000] * 8
+    noise = (points - centers[nearest]).double() / 0.06
+    # 5 standard errors of means, variances and a covariance of 80,000 standard normal pairs.
+    assert noise.mean(0).abs().max() < 5 / math.sqrt(80_000)
+    covariance = noise.T @ noise / 80_000
+    torch.testing.assert_close(
+        covariance, torch.eye(2, dtype=torch.float64), rtol=0, atol=5 * math.sqrt(2) / math.sqrt(80_000)
+    )
+    assert (noise**4).mean().item() == pytest.approx(3, abs=5 * math.sqrt(96 / 160_000))  # normal, not anything else
+
+
+def test_modes_take_turns_where_a_batch_does_not_hold_all():
+    points = torch.cat(batches(8, batch_size=3))
+    nearest = (points[:, None] - ring_of_modes()).norm(dim=2).argmin(1)
+    assert nearest.tolist() == [n % 8 for n in range(24)]
+
+
+def test_the_seed_and_the_number_fix_a_batch():
+    first, second = torch.cat(batches(3)), torch.cat(batches(3))
+    assert torch.equal(first, second)
+    assert len(first.unique(dim=0)) == 24  # no batch is another one's copy
+    assert not torch.isin(first, torch.cat(batches(3, seed=4))).any()
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_together_see_what_one_sees(world_size):
+    whole = batches(4, batch_size=4 * world_size, discriminator_steps=2)
+    parts = [
+        batches(4, batch_size=4, discriminator_steps=2, rank=rank, world_size=world_size) for rank in range(world_size)
+    ]
+    for batch, *pieces in zip(whole, *parts, strict=True):
+        for update, *slices in zip(batch.chunk(2), *(piece.chunk(2) for piece in pieces), strict=True):
+            assert torch.equal(update, torch.cat(slices))
+
+
+class Recorder(LightningModule):
+    """Trains nothing much; remembers every batch."""
+
+    discriminator_steps = 2
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen = []
+
+    def training_step(self, batch, batch_index):
+        self.seen.append(batch)
+        return self.weight * batch.mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(max_steps, callbacks=(), ckpt_path=None, data=None, **settings):
+    data = data or MixtureOfGaussians(batch_size=4, iterations_per_epoch=3, **settings)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    checkpointing = {"enable_checkpointing": bool(callbacks), "callbacks": list(callbacks)}
+    recorder = Recorder()
+    Trainer(accelerator="cpu", max_steps=max_steps, **quiet, **checkpointing).fit(recorder, data, ckpt_path=ckpt_path)
+    return recorder.seen
+
+
+def test_a_resumed_run_sees_what_an_uninterrupted_one_does(tmp_path):
+    """Within an epoch, and at its end; the seed is that of the checkpoint."""
+    save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    whole = fit(7, [save], seed=4)
+    assert [batch.shape for batch in whole] == [(8, 2)] * 7
+    for step in (2, 3):
+        resumed = fit(7, ckpt_path=tmp_path / f"step={step}.ckpt", seed=None)
+        assert all(torch.equal(a, b) for a, b in zip(resumed, whole[step:], strict=True))
+
+
+def test_the_data_module_knows_its_place():
+    """By itself, for Lightning gives a loader its state back only where a run stopped inside an epoch."""
+    data, other = (MixtureOfGaussians(batch_size=4, iterations_per_epoch=3, seed=seed) for seed in (4, 5))
+    data.setup("fit")
+    other.setup("fit")
+    first = list(data.train_dataloader())
+    other.load_state_dict(data.state_dict())
+    second = list(other.train_dataloader())
+    assert torch.equal(torch.cat(second), torch.cat(list(data.train_dataloader())))
+    assert not torch.isin(torch.cat(first), torch.cat(second)).any()
+
+
+def test_the_next_run_begins_at_the_beginning():
+    data = MixtureOfGaussians(batch_size=4, seed=0)
+    assert torch.equal(torch.cat(fit(2, data=data)), torch.cat(fit(2, data=data)))
+
+
+def test_the_seed_is_torchs():
+    torch.manual_seed(11)
+    assert torch.equal(torch.cat(fit(2)), torch.cat(fit(2, seed=11)))
+
+
+def test_settings_arrive():
+    data = MixtureOfGaussians(modes=3, radius=5.0, std=0.1, batch_size=30, iterations_per_epoch=2, seed=0)
+    data.setup("fit")
+    points = list(data.train_dataloader())
+    assert [batch.shape for batch in points] == [(30, 2)] * 2
+    distances = (torch.cat(points)[:, None] - ring_of_modes(3, 5.0)).norm(dim=2).amin(1)
+    assert 0.05 < distances.mean() < 0.2
+    assert data.image_shape == (2,)
+    assert torch.equal(data.centers, ring_of_modes(3, 5.0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"modes": 0}, r"^argument `modes` must be at least 1, got 0$"),
+        ({"radius": 0.0}, r"^argument `radius` must be positive, got 0.0$"),
+        ({"std": -1.0}, r"^argument `std` must be positive, got -1.0$"),
+        ({"batch_size": 0}, r"^argument `batch_size` must be positive, got 0$"),
+        ({"iterations_per_epoch": 0}, r"^argument `iterations_per_epoch` must be positive, got 0$"),
+        ({"seed": -1}, r"^argument `seed` must not be negative, got -1$"),
+    ],
+)
+def test_wrong_arguments(settings, message):
+    with pytest.raises(ValueError, match=message):
+        MixtureOfGaussians(**settings)
+
+
+def test_nothing_to_evaluate_on():
+    message = r"^argument `data` must have held-out points to test on, got MixtureOfGaussians$"
+    with pytest.raises(ValueError, match=message):
+        MixtureOfGaussians().setup("test")
