@@ -60,8 +60,8 @@ def table1(content: dict[str, Any]) -> list[str]:
         "last scores and condition numbers of each run, the latter after the polynomial. Published: widths 256/128, "
         "batch 64, 200,000 iterations, FID with Inception features. APC's interval and the "
         "horizon of the generator's average keep their share of the run: "
-        f"{max(1, round(settings['iterations'] * 3000 / 200_000)):,} and {settings['iterations'] / 20:,.0f} iterations; "
-        "so does the linear decay of the step sizes, over the second half. The averaged generator is scored."
+        f"{max(1, round(settings['iterations'] * 3000 / 200_000)):,} and {settings['iterations'] / 20:,.0f} iterations."
+        " So does the linear decay of the step sizes, over the second half. The averaged generator is scored."
     )
     if settings["accelerate"]:
         note += " Here in bf16 autocast, compiled, with fused Adam."
