@@ -22,21 +22,19 @@ KEYS = {"modulus": torch.abs, "real": torch.real, "imaginary": lambda values: va
 
 
 def linear_game(matrix, generator=1):
-    """A game with this Jacobian, any real matrix: each loss is minus its own parameters times their constant v."""
+    """A game whose update direction is matrix @ w, whatever the matrix: its losses are no functions, see Products."""
     x = torch.zeros(generator, dtype=matrix.dtype, requires_grad=True)
     y = torch.zeros(len(matrix) - generator, dtype=matrix.dtype, requires_grad=True)
 
     def losses():
-        w = torch.cat([x, y])
-        # d l_i / d w_j for the player's own w_j: the other terms are detached, whatever that says of dv / dw.
-        v = matrix @ w
+        v = matrix @ torch.cat([x, y])
         return -Products.apply(v[:generator], x).sum(), -Products.apply(v[generator:], y).sum()
 
     return Game(losses, [x], [y])
 
 
 class Products(torch.autograd.Function):
-    """v * w, with the derivative v by w and none by v."""
+    """v * w, with the derivative v by w and none by v, though v may depend on w."""
 
     @staticmethod
     def forward(ctx, v, w):
