@@ -1,0 +1,195 @@
+"""Eigenvalues of games, their factors and step sizes."""
+
+import math
+
+import pytest
+import torch
+
+from pcgan_lightning.games import (
+    EigenvaluesNotConverged,
+    Game,
+    LinearGAN,
+    best_step_size,
+    conditioning_factor,
+    conditioning_iterations,
+    largest_step_size,
+    leading_eigenvalues,
+    phase_factor,
+    phase_iterations,
+)
+
+KEYS = {"modulus": torch.abs, "real": torch.real, "imaginary": lambda values: values.imag.abs()}
+
+
+def linear_game(matrix, generator=1):
+    """A game whose update direction is matrix @ w, whatever the matrix: its losses are no functions, see Products."""
+    x = torch.zeros(generator, dtype=matrix.dtype, requires_grad=True)
+    y = torch.zeros(len(matrix) - generator, dtype=matrix.dtype, requires_grad=True)
+
+    def losses():
+        v = matrix @ torch.cat([x, y])
+        return -Products.apply(v[:generator], x).sum(), -Products.apply(v[generator:], y).sum()
+
+    return Game(losses, [x], [y])
+
+
+class Products(torch.autograd.Function):
+    """v * w, with the derivative v by w and none by v, though v may depend on w."""
+
+    @staticmethod
+    def forward(ctx, v, w):
+        ctx.save_for_backward(v)
+        return v * w
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return None, gradient * ctx.saved_tensors[0]
+
+
+@pytest.mark.parametrize("which", KEYS)
+def test_leading_eigenvalues_of_any_matrix(which):
+    torch.manual_seed(0)
+    matrix = torch.randn(60, 60, dtype=torch.float64)
+    game = linear_game(matrix, generator=25)
+    torch.testing.assert_close(game.jacobian(), matrix)
+    everything = torch.linalg.eigvals(matrix)
+    keys = KEYS[which](everything).sort(descending=True).values
+    found = leading_eigenvalues(game, 5, which, tolerance=1e-12)
+    assert (found.dtype, found.shape) == (torch.complex128, (5,))
+    # The test matrix is not normal: its eigenvalues are some ten times more sensitive than the products.
+    torch.testing.assert_close(KEYS[which](found), keys[:5], rtol=1e-9, atol=0)
+    assert (found[:, None] - everything).abs().amin(1).max() < 1e-9
+
+
+def test_leading_eigenvalues_of_a_large_game():
+    """15,000 linear GANs of dimension 4, 120,000 parameters: the theorems know all eigenvalues of their direct sum."""
+    source = torch.Generator().manual_seed(0)
+    sigma = 0.2 + torch.rand(15_000, generator=source, dtype=torch.float64)
+    means = torch.randn(15_000, 4, generator=source, dtype=torch.float64) / 2
+    means[[77, 4000, 9999, 14_000]] += torch.tensor([[4.0], [3.0], [2.5], [2.0]])
+    gans = LinearGAN(means, sigma)
+    for other in (0.0, 2.0):
+        game = gans.game(other=other)
+        assert game.size == 120_000
+        expected = gans.eigenvalues(other=other).flatten()
+        expected = expected[expected.abs().argsort(descending=True)][:4]
+        found = leading_eigenvalues(game, 4, tolerance=1e-10, max_products=200)
+        assert ((found - expected).abs() / expected.abs()).max() < 1e-9
+
+
+def test_in_float32_and_small():
+    torch.manual_seed(0)
+    matrix = torch.randn(40, 40)
+    leading = torch.linalg.eigvals(matrix.double()).abs().max().item()
+    assert leading_eigenvalues(linear_game(matrix), 1)[0].abs().item() == pytest.approx(leading, rel=1e-3)
+    small = torch.diag(torch.tensor([1.0, -3.0, 2.0]))
+    assert leading_eigenvalues(linear_game(small), 5).tolist() == [-3, 2, 1]
+    assert leading_eigenvalues(linear_game(small), 2, "real").tolist() == [2, 1]
+    assert leading_eigenvalues(linear_game(torch.zeros(50, 50)), 3).tolist() == [0, 0, 0]
+
+
+def test_global_randomness_plays_no_part():
+    torch.manual_seed(0)
+    game = linear_game(torch.randn(50, 50).double())
+    state = torch.get_rng_state()
+    first = leading_eigenvalues(game)
+    assert torch.equal(first, leading_eigenvalues(game))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_products_are_bounded(monkeypatch):
+    """Eigenvalues on a circle do not converge; nor does the count of products exceed its bound."""
+    turn = torch.roll(torch.eye(400, dtype=torch.float64), 1, 0)
+    game = linear_game(turn)
+    linear, count = game.linearize(), 0
+
+    def counted(vector):
+        nonlocal count
+        count += 1
+        return type(linear).jvp(linear, vector)
+
+    monkeypatch.setattr(game, "linearize", lambda: linear)
+    monkeypatch.setattr(linear, "jvp", counted)
+    with pytest.raises(EigenvaluesNotConverged, match="must be larger for 6 eigenvalues of this game, got 150, after"):
+        leading_eigenvalues(game, 6, max_products=150)
+    assert 100 < count <= 150
+
+
+def test_what_has_converged_is_kept():
+    """One eigenvalue far out, the others on a circle."""
+    matrix = torch.block_diag(torch.tensor([[7.0]]), torch.roll(torch.eye(400), 1, 0)).double()
+    with pytest.raises(EigenvaluesNotConverged, match="after which 1 had converged") as raised:
+        leading_eigenvalues(linear_game(matrix), 4, max_products=100)
+    assert raised.value.eigenvalues.tolist() == pytest.approx([7.0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"count": 0}, "argument `count` must be at least 1, got 0"),
+        ({"which": "smallest"}, "argument `which` must be one of modulus, real, imaginary, got 'smallest'"),
+        ({"max_products": 39}, "argument `max_products` must be at least 40 for 6, got 39"),
+    ],
+)
+def test_questions_that_are_none(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        leading_eigenvalues(linear_game(torch.eye(30)), **arguments)
+
+
+def test_a_jacobian_that_is_not_finite():
+    with pytest.raises(ValueError, match="argument `game` must have a finite Jacobian"):
+        leading_eigenvalues(linear_game(torch.full((30, 30), torch.nan)))
+
+
+def test_factors():
+    """By hand; in batches; at the edges."""
+    values = torch.tensor([[-1 + 2j, -1 - 2j, -5 + 0j], [-3 + 0j, -1 + 0j, -0.5 + 0j]])
+    torch.testing.assert_close(phase_factor(values), torch.tensor([2.0, 0.0]))
+    torch.testing.assert_close(conditioning_factor(values), torch.tensor([math.sqrt(5), 6.0]))
+    assert phase_factor(torch.tensor([1j, -1 + 0j])) == torch.inf
+    assert phase_factor(torch.tensor([0j, -1 + 1j], dtype=torch.complex128)).dtype == torch.float64
+    assert phase_factor(torch.tensor([0j, -1 + 1j])) == 1
+    assert conditioning_factor(torch.tensor([0j, -1 + 1j])) == torch.inf
+    assert conditioning_factor(torch.tensor([0j])) == torch.inf
+    assert phase_factor(torch.tensor([-2.0, 0.0])) == 0
+    assert conditioning_factor(torch.tensor([-2.0, 0.5])) == 4
+
+
+def test_step_sizes_of_random_spectra():
+    """Against a fine grid."""
+    source = torch.Generator().manual_seed(0)
+    parts = torch.rand(2, 20, 5, generator=source, dtype=torch.float64)
+    values = torch.complex(-2 * parts[0], 3 * parts[1])
+    grid = torch.linspace(0, 3, 100_001, dtype=torch.float64)
+    for eigenvalues, largest, best in zip(values, largest_step_size(values), best_step_size(values), strict=True):
+        factors = (1 + grid[:, None] * eigenvalues).abs().amax(1)
+        assert grid[factors.argmin()].item() == pytest.approx(best.item(), abs=1e-4)
+        assert grid[1:][factors[1:] < 1].max().item() == pytest.approx(largest.item(), abs=1e-4)
+    unstable = torch.tensor([0.1 + 1j, -1 + 0j])
+    assert largest_step_size(unstable) == best_step_size(unstable) == 0
+    assert best_step_size(torch.tensor([0.5 + 1j])) == 0
+    assert largest_step_size(torch.tensor([0j, -1 + 0j])) == 0
+
+
+def test_bounds_of_the_corollaries():
+    """The fewest iterations, reached by the best step at one complex pair, nearly reached at two real eigenvalues."""
+    for phase in (0.5, 3.0, 40.0):
+        pair = torch.tensor([complex(-0.3, 0.3 * phase)])
+        factor = (1 + best_step_size(pair) * pair).abs()
+        assert phase_iterations(phase, 1e3).item() == pytest.approx(-math.log(1e3) / factor.log().item(), rel=1e-4)
+    for conditioning in (30.0, 1000.0):
+        two = torch.tensor([-0.2, -0.2 * conditioning], dtype=torch.float64).to(torch.complex128)
+        factor = (1 + best_step_size(two) * two).abs().max()
+        needed = -math.log(1e3) / factor.log().item()
+        assert needed == pytest.approx(conditioning_iterations(conditioning, 1e3).item(), rel=2 / conditioning)
+        assert needed > conditioning_iterations(conditioning, 1e3)
+    # They grow with the square of zeta and with tau.
+    assert (phase_iterations(200.0, 50) / phase_iterations(100.0, 50)).item() == pytest.approx(4, rel=1e-4)
+    assert (conditioning_iterations(2e4, 50) / conditioning_iterations(1e4, 50)).item() == pytest.approx(2, rel=1e-3)
+    assert phase_iterations(0.0, 10) == conditioning_iterations(torch.tensor([1.0, 2.0]), 10).max() == 0
+    with pytest.raises(ValueError, match="argument `phase` must be at least 0, got -1"):
+        phase_iterations(-1.0, 10)
+    with pytest.raises(ValueError, match=r"argument `conditioning` must be at least 1, got 0.5"):
+        conditioning_iterations(0.5, 10)
+    with pytest.raises(ValueError, match="argument `reduction` must be more than 1, got 1"):
+        phase_iterations(1.0, 1)
