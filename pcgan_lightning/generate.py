@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from pcgan_lightning.images import image_grid, to_pillow, to_uint8
-from pcgan_lightning.modules import GAN, TwoPlayerModule
+from pcgan_lightning.modules import TwoPlayerModule
 
 
 def generate(
@@ -76,7 +76,7 @@ def load_gan(checkpoint: Path, device: str = "auto") -> tuple[TwoPlayerModule, i
     if not any(name.startswith("generator.") for name in names):
         raise ValueError(f"{rule}, got {checkpoint}, which holds no generator")
     try:
-        gan = GAN.load_from_checkpoint(checkpoint, map_location=device)
+        gan = TwoPlayerModule.load_from_checkpoint(checkpoint, map_location=device)
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{rule}, got {checkpoint}: {(str(error).splitlines() or [''])[0]}") from error
     return gan.eval(), iteration
