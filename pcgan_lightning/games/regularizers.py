@@ -185,8 +185,10 @@ def _first_gradients(
         raise ValueError(f"argument `{name}_parameters` must require gradients, got some that do not")
     gradients: Sequence[Optional[Tensor]] = ()
     if loss.requires_grad and parameters:
+        # Only if what comes in requires a gradient does a function without a second derivative leave a mark.
+        seed = torch.ones_like(loss, requires_grad=True) if create_graph else None
         gradients = torch.autograd.grad(
-            loss, parameters, retain_graph=retain_graph, create_graph=create_graph, allow_unused=True
+            loss, parameters, seed, retain_graph=retain_graph, create_graph=create_graph, allow_unused=True
         )
     if all(gradient is None for gradient in gradients):
         raise ValueError(
@@ -206,6 +208,7 @@ def _products(
     products: Sequence[Optional[Tensor]] = [None] * len(inputs)
     if pairs:
         graphs, values = zip(*pairs, strict=True)
+        _check_differentiable(graphs, sources)
         try:
             products = torch.autograd.grad(graphs, inputs, values, retain_graph=retain_graph, allow_unused=True)
         except RuntimeError as error:
@@ -214,6 +217,22 @@ def _products(
             raise _no_second_derivatives(sources, str(error).splitlines()[0]) from error
     remaining = iter(products)
     return [tuple(islice(remaining, len(own))) for own in parameters]
+
+
+def _check_differentiable(gradients: Iterable[Tensor], sources: tuple[int, ...]) -> None:
+    """Refuse gradients of a function marked with ``once_differentiable``.
+
+    Its mark leads to no parameter, so that ``torch.autograd.grad`` would pass it by and count the function as constant.
+    """
+    waiting, seen = [gradient.grad_fn for gradient in gradients], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "torch::autograd::Error":
+            raise _no_second_derivatives(sources, "a function marked with `once_differentiable`")
+        seen.add(node)
+        waiting.extend(following for following, _ in node.next_functions)
 
 
 def _no_second_derivatives(sources: tuple[int, ...], found: str) -> ValueError:
