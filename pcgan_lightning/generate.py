@@ -1,5 +1,6 @@
 """`pcgan generate`: images from a checkpoint."""
 
+import importlib
 import pickle
 import sys
 from pathlib import Path
@@ -76,7 +77,8 @@ def load_gan(checkpoint: Path, device: str = "auto") -> tuple[TwoPlayerModule, i
     if not any(name.startswith("generator.") for name in names):
         raise ValueError(f"{rule}, got {checkpoint}, which holds no generator")
     try:
-        gan = TwoPlayerModule.load_from_checkpoint(checkpoint, map_location=device)
-    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        home, _, name = content["hyper_parameters"]["_class_path"].rpartition(".")
+        gan = getattr(importlib.import_module(home), name).load_from_checkpoint(checkpoint, map_location=device)
+    except (RuntimeError, KeyError, TypeError, ValueError, ImportError, AttributeError) as error:
         raise ValueError(f"{rule}, got {checkpoint}: {(str(error).splitlines() or [''])[0]}") from error
     return gan.eval(), iteration
