@@ -5,7 +5,9 @@
 One iteration is that of SimultaneousGAN without Lightning: one forward pass, both players' gradients at one point, two
 steps of Adam; CNNs for CIFAR-10, log loss. For the time all variants take turns in one process, so that a busy machine
 slows all of them alike. For the memory each runs in a fresh process: the peak beyond what it took before its first
-iteration (on an accelerator, of what torch allocates there).
+iteration (on an accelerator, of what torch allocates there). Operations are those of convolutions and linear layers,
+without PC-layers. At the least, ConOpt needs three times those of SimGD: the second pass through the gradients goes
+through each product once more for each of its two factors, and then back through the forward pass.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import torch
 from results_file import save_result
 from torch import nn
 from torch.nn.utils import parametrize
+from torch.utils.flop_counter import FlopCounterMode
 
 from pcgan_lightning.games import JARE, ConOpt, GameMethod, SimGD
 from pcgan_lightning.losses import NonSaturatingLoss
@@ -83,6 +86,14 @@ def peak_mebibytes(iteration: Iteration) -> float:
     return (peak() - before) / unit
 
 
+def operations(method: str, width: int, batch_size: int) -> int:
+    """Return the floating-point operations of one iteration without PC-layers."""
+    iteration = Iteration(method, "plain", width, batch_size, "cpu")
+    with FlopCounterMode(display=False) as counter:
+        iteration()
+    return counter.get_total_flops()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=16, help="of both networks; the paper's is 64")
@@ -128,9 +139,12 @@ def main() -> None:
             f"{method:8} {weights:24} {1e3 * rows[-1]['median_seconds']:8.1f} ms {rows[-1]['time_ratio']:6.2f}"
             f"{rows[-1]['peak_mebibytes']:9.1f} MiB {rows[-1]['memory_ratio']:6.2f}"
         )
+    counts = {method: operations(method, *size[:2]) for method in METHODS}
+    ratios = {method: count / counts[REFERENCE] for method, count in counts.items()}
+    print("operations, ratio:", ", ".join(f"{method} {ratio:.2f}" for method, ratio in ratios.items()))
     if arguments.save:
         settings = {key: value for key, value in vars(arguments).items() if key not in ("save", "memory_of")}
-        print("saved", save_result("game_updates", settings, rows).name)
+        print("saved", save_result("game_updates", settings, {"rows": rows, "operation_ratio": ratios}).name)
 
 
 if __name__ == "__main__":
