@@ -137,7 +137,28 @@ def wgan_gp(content: dict[str, Any]) -> list[str]:
     ]
 
 
+def game_updates(content: dict[str, Any]) -> list[str]:
+    settings, result = content["settings"], content["result"]
+    lines = [
+        "| method | discriminator's weights | median ms an iteration | ratio to SimGD | peak MiB | ratio to SimGD |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        lines.append(
+            f"| {row['method']} | {row['weights']} | {1e3 * row['median_seconds']:.0f} | {row['time_ratio']:.2f} | "
+            f"{row['peak_mebibytes']:.0f} | {row['memory_ratio']:.2f} |"
+        )
+    ratios = ", ".join(f"{method} {ratio:.2f}" for method, ratio in result["operation_ratio"].items())
+    return [
+        *lines,
+        "",
+        f"CNNs of width {settings['width']}, batch {settings['batch_size']}. Operations of convolutions and linear "
+        f"layers, over SimGD's: {ratios}.",
+    ]
+
+
 TABLES = {
+    "game_updates": game_updates,
     "optimizers": optimizers,
     "preconditioning_overhead": preconditioning_overhead,
     "scoring": scoring,

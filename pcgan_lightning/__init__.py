@@ -12,6 +12,7 @@ _HOMES = {
     "FixedPreconditioning": "callbacks",
     "SampleGridLogger": "callbacks",
     "ScoreLogger": "callbacks",
+    "SimultaneousGAN": "modules",
     "SpectrumLogger": "callbacks",
     "ImageDataModule": "data",
     "condition_number": "spectra",

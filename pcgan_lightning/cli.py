@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 # Imported for their names: a config may say `class_path: GAN` without the package's path.
-from pcgan_lightning import callbacks, data, losses, metrics, modules, networks, optim  # noqa: F401
+from pcgan_lightning import callbacks, data, games, losses, metrics, modules, networks, optim  # noqa: F401
 from pcgan_lightning.callbacks import GANProgressBar, Preconditioning, SampleGridLogger, ScoreLogger, SpectrumLogger
 from pcgan_lightning.evaluate import evaluate
 from pcgan_lightning.generate import generate

@@ -1,5 +1,6 @@
 """`pcgan generate`: images from a checkpoint."""
 
+import importlib
 import pickle
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import torch
 
 from pcgan_lightning.callbacks.samples import draw_samples
 from pcgan_lightning.images import to_pillow, to_uint8
-from pcgan_lightning.modules import GAN, TwoPlayerModule
+from pcgan_lightning.modules import TwoPlayerModule
 
 
 def generate(
@@ -84,7 +85,8 @@ def load_gan(checkpoint: Path, device: str = "auto") -> tuple[TwoPlayerModule, i
     if not any(name.startswith("generator.") for name in names):
         raise ValueError(f"{rule}, got {checkpoint}, which holds no generator")
     try:
-        gan = GAN.load_from_checkpoint(checkpoint, map_location=device)
-    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        home, _, name = content["hyper_parameters"]["_class_path"].rpartition(".")
+        gan = getattr(importlib.import_module(home), name).load_from_checkpoint(checkpoint, map_location=device)
+    except (RuntimeError, KeyError, TypeError, ValueError, ImportError, AttributeError) as error:
         raise ValueError(f"{rule}, got {checkpoint}: {(str(error).splitlines() or [''])[0]}") from error
     return gan.eval(), iteration

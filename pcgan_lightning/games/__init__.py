@@ -5,6 +5,7 @@ from pcgan_lightning.games.equilibria import equilibrium_blocks, equilibrium_jac
 from pcgan_lightning.games.game import Game, Linearization
 from pcgan_lightning.games.linear_gan import LinearGAN, LinearRun
 from pcgan_lightning.games.mixture import ModeCoverage, mode_coverage, ring_of_modes
+from pcgan_lightning.games.regularizers import JARE, ConOpt, GameMethod, SimGD
 from pcgan_lightning.games.spectrum import (
     EigenvaluesNotConverged,
     best_step_size,
@@ -17,15 +18,19 @@ from pcgan_lightning.games.spectrum import (
 )
 
 __all__ = [
+    "JARE",
     "BimodalGame",
     "BimodalRun",
+    "ConOpt",
     "EigenvaluesNotConverged",
     "Game",
+    "GameMethod",
     "LinearGAN",
     "LinearRun",
     "Linearization",
     "ModeCoverage",
     "Players",
+    "SimGD",
     "best_step_size",
     "conditioning_factor",
     "conditioning_iterations",

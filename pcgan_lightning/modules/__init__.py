@@ -2,6 +2,7 @@
 
 from pcgan_lightning.modules.classifier import Classifier, ExportClassifier
 from pcgan_lightning.modules.gan import GAN
+from pcgan_lightning.modules.simultaneous_gan import SimultaneousGAN
 from pcgan_lightning.modules.two_player import TwoPlayerModule
 
-__all__ = ["GAN", "Classifier", "ExportClassifier", "TwoPlayerModule"]
+__all__ = ["GAN", "Classifier", "ExportClassifier", "SimultaneousGAN", "TwoPlayerModule"]

@@ -4,7 +4,6 @@ from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from pcgan_lightning.losses import AdversarialLoss, GradientRegularizer
 from pcgan_lightning.modules.two_player import TwoPlayerModule
@@ -111,37 +110,6 @@ class GAN(TwoPlayerModule):
 
     def discriminator_loss(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the discriminator's loss on images ``[N, C, H, W]``, and the detached scores of real and fake."""
-        # Both passes see the same weights: g(SN(W)) is computed once for the two.
-        with parametrize.cached():
-            real_scores, fake_scores = self.discriminator(real), self.discriminator(fake)
+        real_scores, fake_scores = self.scores(real, fake)
         loss = self.loss.discriminator(real_scores, fake_scores)
         return loss, real_scores.detach().float(), fake_scores.detach().float()
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Log both losses on held-out real images and fresh samples, as ``val/...``."""
-        self._evaluate(batch, batch_idx, "val")
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Log both losses on held-out real images and fresh samples, as ``test/...``."""
-        self._evaluate(batch, batch_idx, "test")
-
-    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return the discriminator's scores ``[N]`` of real images."""
-        return self.discriminator(self.real_images(batch))
-
-    def _evaluate(self, batch: Any, batch_idx: int, stage: str) -> None:
-        real = self.real_images(batch)
-        # Latents of their own: an evaluation must not move the training's stream.
-        source = torch.Generator(self.device).manual_seed(batch_idx)
-        fake = self(torch.randn(len(real), self.latent_dim, generator=source, device=self.device))
-        loss, real_scores, fake_scores = self.discriminator_loss(real, fake)
-        self.log_dict(
-            {
-                f"{stage}/loss/discriminator": loss,
-                f"{stage}/loss/generator": self.loss.generator(fake_scores),
-                f"{stage}/score/real": real_scores.mean(),
-                f"{stage}/score/fake": fake_scores.mean(),
-            },
-            batch_size=len(real),
-            sync_dist=True,
-        )

@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 
@@ -29,9 +30,9 @@ warnings.filterwarnings("ignore", "Using ModelCheckpoint with manual optimizatio
 class TwoPlayerModule(pl.LightningModule):
     """Base of the games: two networks, a loss, two optimizers, latents, weight averaging, checkpoints.
 
-    A subclass defines ``training_step`` and calls :meth:`begin_iteration` first, :meth:`update` for each update (with
-    ``counts=True`` exactly once) and :meth:`end_iteration` last. Then one iteration is one batch of the loader and
-    one ``trainer.global_step``.
+    A subclass defines ``training_step`` and calls :meth:`begin_iteration` first, :meth:`update` or :meth:`step` for
+    each update (with ``counts=True`` exactly once) and :meth:`end_iteration` last. Then one iteration is one batch of
+    the loader and one ``trainer.global_step``.
 
     Randomness is counter-based: the latents of an iteration depend on the seed and its number alone, so a resumed run
     continues the same stream, and n processes draw what one would on the whole batch, each taking its slice.
@@ -157,6 +158,10 @@ class TwoPlayerModule(pl.LightningModule):
         """
         optimizer.zero_grad()
         self.manual_backward(loss)
+        self.step(optimizer, counts)
+
+    def step(self, optimizer: LightningOptimizer, counts: bool = False) -> None:
+        """Step along the gradients that the parameters hold; the arguments are those of :meth:`update`."""
         if counts:
             optimizer.step()
         else:
@@ -210,6 +215,59 @@ class TwoPlayerModule(pl.LightningModule):
             found = batch.dtype if isinstance(batch, Tensor) else type(batch).__name__
             raise TypeError(f"the real batch must hold floating-point images in [-1, 1], got {found}")
         return batch
+
+    # ------------------------------------------------------------------ the game
+
+    def scores(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the discriminator's raw scores ``[N]`` of real and ``[M]`` of generated images."""
+        # Both passes see the same weights: g(SN(W)) is computed once for the two.
+        with parametrize.cached():
+            return self.discriminator(real), self.discriminator(fake)
+
+    def losses(self, real_scores: Tensor, fake_scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the generator's and the discriminator's adversarial loss, without any penalty."""
+        return self.loss.generator(fake_scores), self.loss.discriminator(real_scores, fake_scores)
+
+    def game_losses(self, real: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the losses of both players with one graph, which holds the parameters of both.
+
+        Args:
+            real: images ``[N, C, H, W]`` in [-1, 1].
+            latents: ``[M, latent_dim]``.
+        """
+        return self.losses(*self.scores(real, self.generator(latents)))
+
+    # ------------------------------------------------------------------ evaluation
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Log both losses on held-out real images and fresh samples, as ``val/...``."""
+        self._evaluate(batch, batch_idx, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Log both losses on held-out real images and fresh samples, as ``test/...``."""
+        self._evaluate(batch, batch_idx, "test")
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the discriminator's scores ``[N]`` of real images."""
+        return self.discriminator(self.real_images(batch))
+
+    def _evaluate(self, batch: Any, batch_idx: int, stage: str) -> None:
+        real = self.real_images(batch)
+        # Latents of their own: an evaluation must not move the training's stream.
+        source = torch.Generator(self.device).manual_seed(batch_idx)
+        fake = self(torch.randn(len(real), self.latent_dim, generator=source, device=self.device))
+        real_scores, fake_scores = self.scores(real, fake)
+        generator_loss, discriminator_loss = self.losses(real_scores, fake_scores)
+        self.log_dict(
+            {
+                f"{stage}/loss/discriminator": discriminator_loss,
+                f"{stage}/loss/generator": generator_loss,
+                f"{stage}/score/real": real_scores.float().mean(),
+                f"{stage}/score/fake": fake_scores.float().mean(),
+            },
+            batch_size=len(real),
+            sync_dist=True,
+        )
 
     # ------------------------------------------------------------------ hooks of Lightning
 
@@ -282,13 +340,21 @@ class TwoPlayerModule(pl.LightningModule):
         objects = {"generator": self.generator, "discriminator": self.discriminator, "loss": self.loss}
         described = {name: _describe(o) for name, o in (objects | arguments).items() if hasattr(o, "init_args")}
         self.save_hyperparameters(
-            {**arguments, **described, "_instantiator": "lightning.pytorch.cli.instantiate_module"}
+            {
+                **arguments,
+                **described,
+                "_class_path": _import_path(self),
+                "_instantiator": "lightning.pytorch.cli.instantiate_module",
+            }
         )
 
 
 def _describe(value: object) -> dict[str, Any]:
-    kind = type(value)
-    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": copy.deepcopy(value.init_args)}
+    return {"class_path": _import_path(value), "init_args": copy.deepcopy(value.init_args)}
+
+
+def _import_path(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def _check_same_shape(first: str, a: object, second: str, b: object) -> None:

@@ -1,0 +1,89 @@
+"""The game as the theory has it: both players move at once, from the same point."""
+
+from typing import Any, Optional
+
+import torch
+from torch import Tensor, nn
+
+from pcgan_lightning.games import GameMethod, SimGD
+from pcgan_lightning.losses import AdversarialLoss
+from pcgan_lightning.modules.two_player import TwoPlayerModule
+
+
+class SimultaneousGAN(TwoPlayerModule):
+    r"""A GAN with simultaneous updates: plain, or regularised by ConOpt or JARE.
+
+    One iteration is one step of each player, along gradients at the same point: one batch of the loader, one batch of
+    latents and one forward pass, shared by both. It is one ``trainer.global_step``, as in :class:`GAN`.
+
+    Logged: ``loss/discriminator``, ``loss/generator`` (without the regulariser) and the mean scores ``score/real``,
+    ``score/fake``.
+
+    Args:
+        generator: see :class:`TwoPlayerModule`, as for all further arguments.
+        discriminator: the other player. Preconditioning is put on from outside, by a callback or a function.
+        loss: the adversarial loss. Default: hinge.
+        method: what the players descend along: ``SimGD()``, ``ConOpt(gamma)`` or ``JARE(gamma)``. Default: SimGD.
+        **kwargs: optimizers, schedulers and averaging.
+
+    Raises:
+        ValueError: for arguments out of range; at the start, for a trainer of 16-bit floats with a loss scale; in
+            training, for a `method` that needs second derivatives that the networks lack.
+    """
+
+    def __init__(
+        self,
+        generator: Optional[nn.Module] = None,
+        discriminator: Optional[nn.Module] = None,
+        loss: Optional[AdversarialLoss] = None,
+        method: Optional[GameMethod] = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(generator, discriminator, loss, **kwargs)
+        self.method = method if method is not None else SimGD()
+        self.record_arguments(method=self.method, ema_decay=self.ema_decay)
+
+    def setup(self, stage: str) -> None:
+        """Refuse a loss scale, which gradients that are not backpropagated would not have."""
+        super().setup(stage)
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            raise ValueError(
+                f"argument `precision` of the trainer must not need a loss scale, got "
+                f"{self.trainer.precision!r}; use 'bf16-mixed'"
+            )
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """One iteration: both players' gradients at one point, then both steps."""
+        self.begin_iteration()
+        real = self.real_images(batch)
+        real_scores, fake_scores = self.scores(real, self.generator(self.draw_latents(len(real))))
+        losses = self.losses(real_scores, fake_scores)
+        players = [_trained(network) for network in (self.generator, self.discriminator)]
+        directions = self.method(*losses, *players, self._mean_over_processes)
+        turns = zip(self.optimizers(), players, directions, (True, False), strict=True)
+        for optimizer, parameters, gradients, counts in turns:
+            optimizer.zero_grad()
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                # A tensor of its own, as backward() leaves one: optimizers and clipping may work in place.
+                parameter.grad = gradient.clone()
+            self.step(optimizer, counts)
+        self.end_iteration(
+            {
+                "score/real": real_scores.detach().float().mean(),
+                "score/fake": fake_scores.detach().float().mean(),
+                "loss/discriminator": losses[1].detach(),
+                "loss/generator": losses[0].detach(),
+            }
+        )
+
+    def _mean_over_processes(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if self.trainer.world_size == 1:
+            return gradients
+        # One message for all, and a copy: the reduction is in place, while the gradients' graph still needs them.
+        flat = self.trainer.strategy.reduce(torch.cat([g.flatten() for g in gradients]), reduce_op="mean")
+        parts = flat.split([g.numel() for g in gradients])
+        return tuple(part.view_as(g) for part, g in zip(parts, gradients, strict=True))
+
+
+def _trained(network: nn.Module) -> list[nn.Parameter]:
+    return [p for p in network.parameters() if p.requires_grad]
