@@ -2,6 +2,7 @@
 
 from pcgan_lightning.callbacks.acceleration import Acceleration
 from pcgan_lightning.callbacks.balance import BalanceLogger
+from pcgan_lightning.callbacks.jacobian import JacobianSpectrumLogger
 from pcgan_lightning.callbacks.magnitudes import AdaptiveMagnitudeLogger
 from pcgan_lightning.callbacks.modes import ModeLogger
 from pcgan_lightning.callbacks.preconditioning import (
@@ -21,6 +22,7 @@ __all__ = [
     "BalanceLogger",
     "FixedPreconditioning",
     "GANProgressBar",
+    "JacobianSpectrumLogger",
     "ModeLogger",
     "Preconditioning",
     "SampleGridLogger",

@@ -103,6 +103,27 @@ def point_figure(points: Tensor, modes: Optional[Tensor] = None) -> Image.Image:
     return _render(figure)
 
 
+def jacobian_figure(series: dict[str, list]) -> Image.Image:
+    """Draw eigenvalues in the complex plane, later ones darker, and the phase and conditioning factors over time."""
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    plane, *axes = figure.subplots(1, 3)
+    points = [(t, *pair) for t, pairs in zip(series["iteration"], series["eigenvalues"], strict=True) for pair in pairs]
+    if points:
+        iterations, real, imaginary = zip(*points, strict=True)
+        drawn = plane.scatter(real, imaginary, c=iterations, cmap="viridis_r", s=14)
+        figure.colorbar(drawn, ax=plane, label="iteration")
+    # Most of the interest is in the angle, but eigenvalues differ by orders of magnitude.
+    plane.set_xscale("symlog", linthresh=1e-3)
+    plane.set_yscale("symlog", linthresh=1e-3)
+    plane.axvline(0.0, color="gray", lw=0.8)
+    plane.set(xlabel="real part", ylabel="imaginary part", title="eigenvalues of the Jacobian")
+    for axis, key, title in zip(axes, ("zeta", "tau"), ("phase factor", "conditioning factor"), strict=True):
+        axis.plot(series["iteration"], series[key], color="black", marker=_marker(series))
+        axis.set(xlabel="iteration", title=title, yscale="log")
+        axis.grid(alpha=0.3)
+    return _render(figure)
+
+
 def _marker(series: dict[str, Any]) -> str:
     # A single measurement draws no line.
     return "o" if len(series["iteration"]) < 3 else ""

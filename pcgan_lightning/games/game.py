@@ -14,7 +14,7 @@ negative real parts.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Optional, Union
+from typing import Any, Literal, Optional, Union
 
 import torch
 from torch import Tensor
@@ -125,7 +125,12 @@ class Game:
         generator, discriminator = self.gradients()
         return -_flat(generator + discriminator)
 
-    def regularized(self, own: Union[float, Tensor] = 0.0, other: Union[float, Tensor] = 0.0) -> "Game":
+    def regularized(
+        self,
+        own: Union[float, Tensor] = 0.0,
+        other: Union[float, Tensor] = 0.0,
+        players: Literal["both", "generator", "discriminator"] = "both",
+    ) -> "Game":
         r"""Return the game whose simultaneous gradient descent is ConOpt's, JARE's, or between them.
 
         Each player's loss gets
@@ -137,13 +142,16 @@ class Game:
         Args:
             own: :math:`\ge 0`; a tensor is broadcast over each gradient, before the sum of its squares.
             other: the same.
+            players: whose loss is regularised.
 
         Raises:
-            ValueError: for a negative weight.
+            ValueError: for a negative weight, or unknown players.
         """
         for name, weight in (("own", own), ("other", other)):
             if not torch.as_tensor(weight >= 0).all():
                 raise ValueError(f"argument `{name}` must not be negative, got {weight}")
+        if players not in ("both", *PLAYERS):
+            raise ValueError(f"argument `players` must be 'both', 'generator' or 'discriminator', got {players!r}")
 
         def losses() -> tuple[Tensor, Tensor]:
             found = self.losses()
@@ -152,7 +160,11 @@ class Game:
                 [(weight * g.square()).sum() / 2 for g in player] for player in gradients for weight in (own, other)
             ]
             generator_own, generator_other, discriminator_own, discriminator_other = map(sum, penalties)
-            return found[0] + generator_own + discriminator_other, found[1] + discriminator_own + generator_other
+            added = generator_own + discriminator_other, discriminator_own + generator_other
+            return tuple(
+                loss + penalty if players in ("both", player) else loss
+                for player, loss, penalty in zip(PLAYERS, found, added, strict=True)
+            )
 
         return Game(losses, self.generator, self.discriminator)
 

@@ -14,10 +14,10 @@ from typing import Any, Literal, NamedTuple, Optional
 import torch
 from torch import Tensor
 
+from pcgan_lightning.games.game import PLAYERS, Game
+
 Players = Literal["both", "generator", "discriminator"]
 Gradients = tuple[Tensor, ...]
-
-PLAYERS = ("generator", "discriminator")
 
 # What autograd says of a function with a first derivative only; a compiled network is one.
 _ONCE_DIFFERENTIABLE = re.compile(r"differentiate twice|double backward|is not implemented")
@@ -68,6 +68,10 @@ class GameMethod(ABC):
     @abstractmethod
     def passes(self) -> Sequence[GradientPass]:
         """Return the backward passes through gradients that the regulariser takes."""
+
+    @abstractmethod
+    def regularized(self, game: Game) -> Game:
+        """Return the game whose simultaneous gradient is what this method descends along."""
 
     def __call__(
         self,
@@ -130,6 +134,10 @@ class SimGD(GameMethod):
         """Return none."""
         return ()
 
+    def regularized(self, game: Game) -> Game:
+        """Return the game itself."""
+        return game
+
 
 class ConOpt(GameMethod):
     r"""Consensus optimisation: each player gets the gradient of both squared gradients.
@@ -151,6 +159,10 @@ class ConOpt(GameMethod):
     def passes(self) -> Sequence[GradientPass]:
         """Return one pass, of the sum of both."""
         return [GradientPass((0, 1), self.targets)]
+
+    def regularized(self, game: Game) -> Game:
+        """Return the game with both squared gradients in the losses."""
+        return game.regularized(self.gamma, self.gamma, self.players)
 
 
 class JARE(GameMethod):
@@ -174,6 +186,10 @@ class JARE(GameMethod):
     def passes(self) -> Sequence[GradientPass]:
         """Return one pass for each regularised player, by its own parameters alone."""
         return [GradientPass((1 - target,), (target,)) for target in self.targets]
+
+    def regularized(self, game: Game) -> Game:
+        """Return the game with the other's squared gradient in each loss."""
+        return game.regularized(0.0, self.gamma, self.players)
 
 
 def _first_gradients(

@@ -60,13 +60,16 @@ def leading_eigenvalues(
         ValueError: for arguments out of range, products that are not finite, and as :meth:`Game.linearize`.
         EigenvaluesNotConverged: when fewer than `count` converged within `max_products`.
     """
-    basis = max(2 * count + 1, 20)
     if count < 1:
         raise ValueError(f"argument `count` must be at least 1, got {count}")
+    basis = _basis(count)
     if which not in get_args(Leading):
         raise ValueError(f"argument `which` must be one of {', '.join(get_args(Leading))}, got {which!r}")
-    if max_products < 2 * basis:
-        raise ValueError(f"argument `max_products` must be at least {2 * basis} for {count}, got {max_products}")
+    if max_products < least_products(count):
+        raise ValueError(
+            f"argument `max_products` must be at least {least_products(count)} for {count} eigenvalues, got "
+            f"{max_products}"
+        )
     linear = game.linearize()
     if tolerance is None:
         tolerance = torch.finfo(linear.direction.dtype).eps ** 0.5
@@ -104,6 +107,15 @@ def leading_eigenvalues(
             converged,
         ) from error
     return _leading(torch.from_numpy(found), which)
+
+
+def least_products(count: int) -> int:
+    """Return the fewest products that :func:`leading_eigenvalues` may be asked to do with: one restart's."""
+    return 2 * _basis(count)
+
+
+def _basis(count: int) -> int:
+    return max(2 * count + 1, 20)
 
 
 def _leading(eigenvalues: Tensor, which: Leading) -> Tensor:
