@@ -42,10 +42,11 @@ class JacobianSpectrumLogger(Callback):
     - ``jacobian/seconds``: what the measurement took;
     - at the end ``jacobian.png``: the eigenvalues in the complex plane, and both factors over time.
 
-    A is that of the losses on `samples` real images of the iteration's batch and on latents that stay the same; of a
-    ``SimultaneousGAN`` with ConOpt or JARE it is that of the regularised losses. Of a game with at most `max_products`
-    parameters all eigenvalues are computed. Of a larger one the `count` of largest modulus and the `count` of largest
-    imaginary part are found by Arnoldi's method, without forming the matrix; both factors are then lower bounds.
+    A is that of the losses, without a penalty, on `samples` real images of the iteration's batch and on latents that
+    stay the same; of a ``SimultaneousGAN`` with ConOpt or JARE it is that of the regularised losses. Of a game with at
+    most `max_products` parameters all eigenvalues are computed. Of a larger one the `count` of largest modulus and the
+    `count` of largest imaginary part are found by Arnoldi's method, without forming the matrix; both factors are then
+    lower bounds.
 
     **Cost**: at most `max_products` products with A for each of the two kinds of eigenvalues, each a little more than a
     backward pass through the gradients of `samples` images (with ConOpt or JARE: through theirs); memory as of three
@@ -58,6 +59,8 @@ class JacobianSpectrumLogger(Callback):
         max_products: bound on the products with A for either kind. Eigenvalues that have not converged by then are
             left out.
         tolerance: relative accuracy of the eigenvalues.
+        regularized: whether ConOpt or JARE is part of the game. That takes third derivatives, which torch does not have
+            of batch normalisation.
         losses: function of the LightningModule and a batch that returns the losses that generator and discriminator
             minimise, with one graph. None: those of the modules of this package.
         targets: the players: dotted names in the LightningModule, or functions of it.
@@ -78,6 +81,7 @@ class JacobianSpectrumLogger(Callback):
         samples: int = 64,
         max_products: int = 200,
         tolerance: float = 1e-3,
+        regularized: bool = True,
         losses: Optional[Losses] = None,
         targets: Sequence[Target] = ("generator", "discriminator"),
     ) -> None:
@@ -96,6 +100,7 @@ class JacobianSpectrumLogger(Callback):
         self.samples = samples
         self.max_products = max_products
         self.tolerance = tolerance
+        self.regularized = regularized
         self.losses = losses
         self.targets = tuple(targets)
         self.series: dict[str, list] = {"iteration": [], "zeta": [], "tau": [], "eigenvalues": []}
@@ -150,7 +155,18 @@ class JacobianSpectrumLogger(Callback):
         latents = pl_module.fixed_latents(len(real))
         game = Game(lambda: pl_module.game_losses(real, latents), *players)
         method = getattr(pl_module, "method", None)
-        return game if method is None else method.regularized(game)
+        if method is None or not self.regularized:
+            return game
+        game = method.regularized(game)
+        if method.gamma:
+            try:
+                game.linearize()
+            except ValueError as error:
+                raise ValueError(
+                    "argument `regularized` must be False for networks without third derivatives, as with batch "
+                    f"normalisation, got {type(method).__name__}: {error}"
+                ) from error
+        return game
 
     def eigenvalues(self, game: Game) -> Tensor:
         """Return the eigenvalues that are computed of a game, complex128 ``[K]``, those of largest modulus first."""

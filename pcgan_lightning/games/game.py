@@ -157,9 +157,12 @@ class Game:
             found = self.losses()
             gradients = self._differentiable_gradients(*found)
             penalties = [
-                [(weight * g.square()).sum() / 2 for g in player] for player in gradients for weight in (own, other)
+                # A weight of 0 would be differentiated all the same.
+                sum((weight * g.square()).sum() / 2 for g in player) if isinstance(weight, Tensor) or weight else 0.0
+                for player in gradients
+                for weight in (own, other)
             ]
-            generator_own, generator_other, discriminator_own, discriminator_other = map(sum, penalties)
+            generator_own, generator_other, discriminator_own, discriminator_other = penalties
             added = generator_own + discriminator_other, discriminator_own + generator_other
             return tuple(
                 loss + penalty if players in ("both", player) else loss
