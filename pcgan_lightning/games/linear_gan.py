@@ -8,6 +8,7 @@ I)`, and :math:`D(x) = \theta^T x`. G minimises what D maximises,
 with the equilibrium :math:`\phi = v, \theta = 0`. Everything is in float64.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional, Union
 
@@ -72,14 +73,15 @@ class LinearGAN:
         tensor([-0.5000, -0.5000, -0.2500, -0.2500], dtype=torch.float64)
     """
 
-    def __init__(self, mean: Tensor, sigma: Union[float, Tensor]) -> None:
+    def __init__(self, mean: Union[Tensor, Sequence[float]], sigma: Union[float, Tensor]) -> None:
+        mean = torch.as_tensor(mean, dtype=torch.float64)
         if mean.ndim < 1 or not mean.shape[-1]:
             raise ValueError(f"argument `mean` must have at least one entry, got shape {tuple(mean.shape)}")
         sigma = torch.as_tensor(sigma, dtype=torch.float64)
         if not (sigma > 0).all():
             raise ValueError(f"argument `sigma` must be positive, got {sigma.min():g}")
         shape = torch.broadcast_shapes(mean.shape[:-1], sigma.shape)
-        self.mean = mean.double().expand(*shape, mean.shape[-1])
+        self.mean = mean.expand(*shape, mean.shape[-1])
         self.sigma = sigma.expand(shape)
 
     @property
