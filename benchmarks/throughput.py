@@ -153,6 +153,8 @@ def main() -> None:
     parser.add_argument("--compile_mode", default="default")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/throughput.json")
     arguments = parser.parse_args()
+    if arguments.iterations < 3:
+        parser.error(f"argument `iterations` must be at least 3, a third to warm up, got {arguments.iterations}")
     images = torch.randint(256, (10_000, 3, 32, 32), dtype=torch.uint8, device=arguments.device)
 
     work = flops(arguments, images)

@@ -21,6 +21,7 @@ from pcgan_lightning.report import report
 from pcgan_lightning.runs import CONFIG_FILE, RunCSVLogger, RunRecord, check_unused, last_checkpoint, unused_path
 
 FUNCTIONS = {"evaluate": evaluate, "generate": generate}
+COMMANDS = (*LightningCLI.subcommands(), *FUNCTIONS, "report", "classifier")
 EXPECTED_ERRORS = (ArgumentError, ValueError, TypeError, OSError, ModuleNotFoundError, MisconfigurationException)
 
 LOGGER_PACKAGES = {
@@ -178,6 +179,8 @@ def main(arguments: Optional[list[str]] = None) -> None:
     sys.argv[1:] = [a for a in sys.argv[1:] if a != "--debug"]
     try:
         command = sys.argv[1] if len(sys.argv) > 1 else ""
+        if not command.startswith("-") and command not in COMMANDS:
+            raise ValueError(f"argument `command` must be one of {', '.join(COMMANDS)}, got {command or 'none'}")
         if command in FUNCTIONS:
             auto_cli(FUNCTIONS[command], args=sys.argv[2:], exit_on_error=False, prog=f"pcgan {command}")
         elif command == "report":
@@ -203,7 +206,8 @@ def main(arguments: Optional[list[str]] = None) -> None:
                 auto_configure_optimizers=False,
                 save_config_callback=SaveRunConfig,
                 parser_kwargs=_parser_kwargs(
-                    "pcgan", "Train and evaluate preconditioned GANs. Sample with `pcgan generate CHECKPOINT`."
+                    "pcgan",
+                    "Train GANs. Further commands: pcgan generate, evaluate, report, classifier; each has --help.",
                 ),
             )
     except EXPECTED_ERRORS as error:

@@ -366,19 +366,22 @@ def _check_same_shape(first: str, a: object, second: str, b: object) -> None:
         )
 
 
+_REMEDY = "; a run is continued with the config.yaml of its folder"
+
+
 def _check_same_architecture(own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
     different = sorted(own.keys() ^ saved.keys())
     if different:
         owner = "the checkpoint" if different[0] in saved else "this model"
         raise ValueError(
-            f"the checkpoint must be of this model's architecture, but {different[0]!r} is only in {owner}"
+            f"the checkpoint must be of this model's architecture, but {different[0]!r} is only in {owner}{_REMEDY}"
         )
     for name, value in own.items():
         shapes = [tuple(v.shape) if isinstance(v, Tensor) else None for v in (saved[name], value)]
         if shapes[0] != shapes[1] and not name.endswith("_extra_state"):
             raise ValueError(
                 f"the checkpoint must be of this model's architecture, but {name!r} has shape {shapes[0]} there "
-                f"and {shapes[1]} here"
+                f"and {shapes[1]} here{_REMEDY}"
             )
 
 
