@@ -130,19 +130,16 @@ def test_counting_modes():
 
 
 def test_theorem_3_1_sgda_recovers_at_most_an_average():
-    """For every ratio of step sizes, at every recorded time: not both modes, though the generator does learn."""
-    game = BimodalGame()
-    for ratio in (0.1, 1.0):
-        run = game.play("sgda", 0.1, 0.1 / ratio, 4000, range(100))
-        both = (run.modes_recovered() == 2).any(0).double().mean()
-        assert both <= 0.05
-        average = (run.generator_cosines[-1, ..., 2] > 0.95).any(1).double().mean()
-        assert average > 0.8
-        assert (run.players.v.norm(dim=2).amax(1) > OUTGROWN / 2).double().mean() > 0.5
+    """At every recorded time: not both modes, though the generator does learn. The notebook: 100 seeds, every ratio."""
+    run = BimodalGame().play("sgda", 0.1, 0.1, 4000, range(20))
+    assert not (run.modes_recovered() == 2).any()
+    average = (run.generator_cosines[-1, ..., 2] > 0.95).any(1).double().mean()
+    assert average > 0.8
+    assert (run.players.v.norm(dim=2).amax(1) > OUTGROWN / 2).double().mean() > 0.5
 
 
 def test_theorem_3_2_nsgda_recovers_both_modes():
-    run = BimodalGame().play("nsgda", 0.05, 0.05 / 1.1, 2000, range(100))
+    run = BimodalGame().play("nsgda", 0.05, 0.05 / 1.1, 2000, range(20))
     assert (run.modes_recovered()[-1] == 2).double().mean() >= 0.9
 
 
