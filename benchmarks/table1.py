@@ -16,12 +16,11 @@ from pathlib import Path
 import torch
 from readme_tables import METHODS, table1
 from results_file import save_result
-from training_runs import ROOT, final_row, protocol, train
+from training_runs import FEATURES, ROOT, final_row, protocol, train
 
 from pcgan_lightning.report import report
 
 PAPER_ITERATIONS = 200_000
-FEATURES = {"classifier": "ClassifierFeatures", "inception": "InceptionFeatures"}
 
 
 def command(arguments: argparse.Namespace, method: str, seed: int) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parents[1]
+FEATURES = {"classifier": "ClassifierFeatures", "inception": "InceptionFeatures"}
 CONDITIONS = ("max", "second_max", "mean")
 
 

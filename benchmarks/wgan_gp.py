@@ -19,9 +19,8 @@ import torch
 from matplotlib.figure import Figure
 from readme_tables import OPTIMIZERS, wgan_gp
 from results_file import save_result
-from training_runs import ROOT, final_row, protocol, rows, train
+from training_runs import FEATURES, ROOT, final_row, protocol, rows, train
 
-FEATURES = {"classifier": "ClassifierFeatures", "inception": "InceptionFeatures"}
 # Upwards from the paper's 2e-4 for Adam and for grafts of its length, since short runs like long steps. A normalised
 # step of length lr moves a layer of n weights as far as Adam does with lr / sqrt(n): a fiftieth of it for n = 2,304.
 STEP_SIZES = {
