@@ -1,7 +1,7 @@
 r"""Networks A to F on CIFAR-10 with the standard GAN, ConOpt, SN and JARE: does each of them train?
 
-    python benchmarks/jare_networks.py --source FOLDER                                # the paper's width, 200 iterations
-    python benchmarks/jare_networks.py --source FOLDER --width 8 --batch_size 16 --save             # one CPU core
+    python benchmarks/jare_networks.py --source FOLDER                               # the paper's width, 200 iterations
+    python benchmarks/jare_networks.py --source FOLDER --width 8 --batch_size 16 --parallel 2 --save   # two CPU cores
 
 Trains the shipped configurations configs/jare/cifar10_* with `pcgan fit`, logs both losses at every iteration, and says
 whether all are finite. Goes on with what was interrupted. Two hundred iterations do not say which method is better.
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64, help="of both players")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--iterations", type=int, default=200)
-    parser.add_argument("--max_images", type=int, default=5000, help="of the training split; decoded for each run")
+    parser.add_argument("--max_images", type=int, default=2000, help="of the training split; decoded for each run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--parallel", type=int, default=1, help="runs side by side")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "jare_networks")

@@ -176,8 +176,8 @@ def jare_networks(content: dict[str, Any]) -> list[str]:
         "",
         f"Losses of generator / discriminator, means over the last {max(1, iterations // 10):,} of {iterations:,} "
         f"iterations; iterations/s. Finite at every iteration in {sum(row['finite'] for row in rows)} of {len(rows)} "
-        f"runs. Width {settings['width']}, batch {settings['batch_size']}, the first {settings['max_images']:,} images, "
-        f"seed {settings['seed']}. The runs began at commit {began}.",
+        f"runs. Width {settings['width']}, batch {settings['batch_size']}, the first {settings['max_images']:,} "
+        f"images, seed {settings['seed']}. The runs began at commit {began}.",
     ]
 
 
