@@ -1,10 +1,10 @@
-r"""Networks A to F on CIFAR-10 with the standard GAN, ConOpt, SN and JARE: does each of them train?
+r"""Networks A to F on CIFAR-10 with the standard GAN, ConOpt, SN and JARE: do all losses stay finite?
 
     python benchmarks/jare_networks.py --source FOLDER                               # the paper's width, 200 iterations
     python benchmarks/jare_networks.py --source FOLDER --width 8 --batch_size 16 --parallel 2 --save   # two CPU cores
 
 Trains the shipped configurations configs/jare/cifar10_* with `pcgan fit`, logs both losses at every iteration, and says
-whether all are finite. Goes on with what was interrupted. Two hundred iterations do not say which method is better.
+whether all are finite. Goes on with what was interrupted. So few iterations do not say which method is better.
 """
 
 import argparse
