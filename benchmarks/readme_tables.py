@@ -23,6 +23,7 @@ PUBLISHED = {  # PC-GAN, Table 1, CIFAR-10: FID; max, second max and mean modifi
 }
 METHODS = {"sn": "SN", "fpc3": "FPC-3", "fpc7": "FPC-7", "apc": "APC"}
 OPTIMIZERS = {"adam": "Adam", "ada_nsgda": "Ada-nSGDA", "nsgda": "nSGDA", "sgda": "SGDA"}
+GAME_METHODS = {"gan": "standard GAN", "conopt": "ConOpt", "sn": "SN", "jare": "JARE"}
 
 
 def table1(content: dict[str, Any]) -> list[str]:
@@ -157,8 +158,32 @@ def game_updates(content: dict[str, Any]) -> list[str]:
     ]
 
 
+def jare_networks(content: dict[str, Any]) -> list[str]:
+    """Return one row for each network, one column for each method, and in words how they were made."""
+    settings, rows = content["settings"], content["result"]
+    lines = ["| network | " + " | ".join(GAME_METHODS[method] for method in settings["methods"]) + " |"]
+    lines.append("|---" * (len(settings["methods"]) + 1) + "|")
+    for network in map(str.upper, settings["networks"]):
+        cells = []
+        for row in (row for row in rows if row["network"] == network):
+            losses = f"{row['generator']:.3f} / {row['discriminator']:.3f}" if row["finite"] else "not finite"
+            cells.append(f"{losses}; {row['iterations_per_second']:.1f}")
+        lines.append(f"| {network} | " + " | ".join(cells) + " |")
+    iterations = settings["iterations"]
+    began = ", ".join(sorted({f"{row['commit']} with {row['threads']} thread(s) each" for row in rows}))
+    return [
+        *lines,
+        "",
+        f"Losses of generator / discriminator, means over the last {max(1, iterations // 10):,} of {iterations:,} "
+        f"iterations; iterations/s. Finite at every iteration in {sum(row['finite'] for row in rows)} of {len(rows)} "
+        f"runs. Width {settings['width']}, batch {settings['batch_size']}, the first {settings['max_images']:,} "
+        f"images, seed {settings['seed']}. The runs began at commit {began}.",
+    ]
+
+
 TABLES = {
     "game_updates": game_updates,
+    "jare_networks": jare_networks,
     "optimizers": optimizers,
     "preconditioning_overhead": preconditioning_overhead,
     "scoring": scoring,

@@ -17,6 +17,7 @@ from pcgan_lightning.cli import main
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs" / "pcgan").glob("*.yaml"))
 NSGDA_CONFIGS = sorted((ROOT / "configs" / "nsgda").glob("*.yaml"))
+JARE_CONFIGS = sorted((ROOT / "configs" / "jare").glob("cifar10_*.yaml"))
 TINY = [
     *("--data.max_images=64", "--data.batch_size=8", "--model.generator.width=2", "--model.discriminator.width=2"),
     *("--trainer.accelerator=cpu", "--trainer.enable_model_summary=false", "--progress.refresh_every_n_steps=1000"),
@@ -116,7 +117,45 @@ def test_nsgda_config_parses(config, monkeypatch, capsys):
     assert resolved["run_dir"] == f"runs/nsgda/{config.stem}"
 
 
-@pytest.mark.parametrize("config", CONFIGS + NSGDA_CONFIGS, ids=lambda p: p.stem)
+def test_jare_configs_are_all_there():
+    """Six networks with four methods."""
+    names = {f"cifar10_{network}_{method}" for network in "abcdef" for method in ("gan", "conopt", "sn", "jare")}
+    assert {path.stem for path in JARE_CONFIGS} == names
+
+
+@pytest.mark.parametrize("config", JARE_CONFIGS, ids=lambda p: p.stem)
+def test_jare_config_parses(config, monkeypatch, capsys):
+    """Facts of the authors' code: the networks, non-saturating loss, 1e-4, beta1 0.5, batch 64, z 128, gamma 100."""
+    assert pcgan(monkeypatch, "fit", "--config", config, "--print_config") == 0
+    resolved = yaml.safe_load(capsys.readouterr().out)
+    _, network, method = config.stem.split("_")
+    model = resolved["model"]["init_args"]
+    assert resolved["model"]["class_path"].endswith(".SimultaneousGAN")
+    assert model["loss"]["class_path"].endswith(".NonSaturatingLoss")
+
+    family = "CNN" if network in "ab" else "ConstantWidth"
+    for player in ("generator", "discriminator"):
+        assert model[player]["class_path"].rpartition(".")[2] == f"{family}{player.capitalize()}"
+        assert model[player]["init_args"]["width"] in (64, None)  # of the CNNs, None is 64
+        assert model[player]["init_args"].get("residual", False) == (network in "ef")
+        kind = model[f"{player}_optimizer"]["class_path"].rpartition(".")[2]
+        assert kind == ("RMSprop" if network == "d" else "Adam")
+        assert model[f"{player}_optimizer"]["init_args"]["lr"] == 1e-4
+        assert model[f"{player}_optimizer"]["init_args"].get("betas", [0.5, 0.999]) == [0.5, 0.999]
+    assert model["generator"]["init_args"]["latent_dim"] == 128
+    assert model["generator"]["init_args"].get("batch_norm") == {"a": True, "b": False}.get(network)
+    assert model["generator"]["init_args"].get("final_convolution", False) == (network == "f")
+
+    kind = model["method"]["class_path"].rpartition(".")[2]
+    assert kind == {"conopt": "ConOpt", "jare": "JARE"}.get(method, "SimGD")
+    gamma, players = (model["method"].get("init_args", {}).get(key) for key in ("gamma", "players"))
+    assert (gamma, players) == ((100.0, "both") if method in ("conopt", "jare") else (None, None))
+    assert ((resolved["preconditioning"] or {}).get("init_args") or {}).get("degree") == (1 if method == "sn" else None)
+    assert resolved["data"]["init_args"]["batch_size"] == 64
+    assert resolved["run_dir"] == f"runs/jare/{config.stem}"
+
+
+@pytest.mark.parametrize("config", CONFIGS + NSGDA_CONFIGS + JARE_CONFIGS, ids=lambda p: p.stem)
 def test_config_runs(config, monkeypatch, tmp_path):
     """One iteration of every experiment at tiny width, on local images; nothing is written."""
     source = parquet_like(config, tmp_path)
