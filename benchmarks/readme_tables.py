@@ -112,6 +112,10 @@ def optimizers(content: dict[str, Any]) -> list[str]:
     ]
 
 
+def fid(row: dict[str, Any], digits: int) -> str:
+    return "diverged" if row["fid"] is None else f"{row['fid']:.{digits}f}"
+
+
 def wgan_gp(content: dict[str, Any]) -> list[str]:
     """Return the sweep, the longer runs beside it, and in words how they were made."""
     result, settings = content["result"], content["settings"]
@@ -124,8 +128,8 @@ def wgan_gp(content: dict[str, Any]) -> list[str]:
     for method in settings["methods"]:
         swept = [row for row in result["sweep"] if row["method"] == method]
         final = [row for row in result["final"] if row["method"] == method]
-        cells = ", ".join(f"{row['step_size']:g}: {row['fid']:.1f}" for row in swept)
-        scores = ", ".join(f"{row['fid']:.2f}" for row in final)
+        cells = ", ".join(f"{row['step_size']:g}: {fid(row, 1)}" for row in swept)
+        scores = ", ".join(fid(row, 2) for row in final)
         lines.append(f"| {OPTIMIZERS[method]} | {cells} | {final[0]['step_size']:g} | {scores} |")
     seeds = ", ".join(map(str, settings["seeds"]))
     runs = [*result["sweep"], *result["final"]]

@@ -29,7 +29,7 @@ def train(runs: Mapping[Path, Sequence[str]], iterations: int, parallel: int, li
 
     Raises:
         SystemExit: before anything is trained, if a folder holds a run of other settings; after all others have
-            ended, if a run failed.
+            ended, if a run failed for another reason than that it diverged.
     """
     for folder, arguments in runs.items():
         settings = folder / "command.txt"
@@ -39,7 +39,7 @@ def train(runs: Mapping[Path, Sequence[str]], iterations: int, parallel: int, li
         # Runs side by side must not wait for one another in busy loops.
         threads = max(1, (os.cpu_count() or 1) // parallel)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
-        pending = [(folder, call) for folder, call in runs.items() if iterations_done(folder) < iterations]
+        pending = [(f, call) for f, call in runs.items() if iterations_done(f) < iterations and not diverged(f)]
         done = list(pool.map(lambda run: _train(*run, [*limits], environment), pending))
     if not all(done):
         sys.exit(f"{done.count(False)} of {len(done)} runs failed, see above")
@@ -58,8 +58,19 @@ def _train(folder: Path, arguments: Sequence[str], limits: list[str], environmen
         program = [sys.executable, "-m", "pcgan_lightning.cli", "fit", *call]
         failed = subprocess.run(program, cwd=ROOT, env=environment, stdout=log, stderr=log, check=False).returncode
     if failed:
-        print(f"{folder.name}: {(folder / 'log.txt').read_text().strip().splitlines()[-1]}", file=sys.stderr)
-    return not failed
+        print(f"{folder.name}: {_last_words(folder)}", file=sys.stderr)
+    return not failed or diverged(folder)
+
+
+def diverged(folder: Path) -> bool:
+    """Return whether a run ended because its weights were no longer finite."""
+    return "must be finite, got NaN or infinity" in _last_words(folder)
+
+
+def _last_words(folder: Path) -> str:
+    log = folder / "log.txt"
+    lines = log.read_text().strip().splitlines() if log.exists() else []
+    return lines[-1] if lines else ""
 
 
 def iterations_done(folder: Path) -> int:

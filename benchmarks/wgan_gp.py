@@ -19,7 +19,7 @@ import torch
 from matplotlib.figure import Figure
 from readme_tables import OPTIMIZERS, wgan_gp
 from results_file import save_result
-from training_runs import FEATURES, ROOT, final_row, protocol, rows, train
+from training_runs import FEATURES, ROOT, diverged, final_row, protocol, rows, train
 
 # Upwards from the paper's 2e-4 for Adam and for grafts of its length, since short runs like long steps. A normalised
 # step of length lr moves a layer of n weights as far as Adam does with lr / sqrt(n): a fiftieth of it for n = 2,304.
@@ -82,7 +82,8 @@ def main() -> None:
     train({folder: command(arguments, *run, short) for run, folder in sweep.items()}, short, arguments.parallel)
     swept = [row(run, folder) for run, folder in sweep.items()]
     best = {
-        m: min((r for r in swept if r["method"] == m), key=lambda r: r["fid"])["step_size"] for m in arguments.methods
+        m: min((r["fid"], r["step_size"]) for r in swept if r["method"] == m and r["fid"] is not None)[1]
+        for m in arguments.methods
     }
     final = {(m, lr, s): arguments.runs / f"{m}_{lr}_{s}" for s in arguments.seeds for m, lr in best.items()}
     train({folder: command(arguments, *run, long) for run, folder in final.items()}, long, arguments.parallel)
@@ -98,12 +99,12 @@ def main() -> None:
 
 
 def row(run: tuple[str, float, int], folder: Path) -> dict[str, Any]:
-    """Return a run's last row and the curve of its FID; a FID that is not finite counts as infinite."""
+    """Return a run's last row and the curve of its FID, which is None for a run that diverged."""
     method, step_size, seed = run
     last = final_row(folder)
     name = next(key for key in last if key.endswith("fid"))
     curve = [(int(r["step"]), r[f"metric/{name}"]) for r in rows(folder) if f"metric/{name}" in r]
-    fid = last[name] if math.isfinite(last[name]) else math.inf
+    fid = None if diverged(folder) or not math.isfinite(last[name]) else last[name]
     return {"method": method, "step_size": step_size, "seed": seed, "fid": fid, "curve": curve, **last}
 
 
@@ -114,7 +115,9 @@ def draw(settings: dict[str, Any], result: dict[str, Any]) -> Figure:
     for number, (method, name) in enumerate(OPTIMIZERS.items()):
         swept = [r for r in result["sweep"] if r["method"] == method]
         multiples = [r["step_size"] / STEP_SIZES[method][0] for r in swept]
-        left.plot(multiples, [r["fid"] for r in swept], "o-", color=f"C{number}", label=name)
+        left.plot(
+            multiples, [math.nan if r["fid"] is None else r["fid"] for r in swept], "o-", color=f"C{number}", label=name
+        )
         for run in (r for r in result["final"] if r["method"] == method):
             label = f"{name}, {run['step_size']:g}" if run["seed"] == settings["seeds"][0] else None
             right.plot(*zip(*run["curve"], strict=True), color=f"C{number}", label=label)
