@@ -20,6 +20,7 @@ from pcgan_lightning.games import (
     EigenvaluesNotConverged,
     Game,
     conditioning_factor,
+    every_eigenvalue,
     leading_eigenvalues,
     phase_factor,
 )
@@ -44,9 +45,10 @@ class JacobianSpectrumLogger(Callback):
 
     A is that of the losses, without a penalty, on `samples` real images of the iteration's batch and on latents that
     stay the same; of a ``SimultaneousGAN`` with ConOpt or JARE it is that of the regularised losses. Of a game with at
-    most `max_products` parameters all eigenvalues are computed. Of a larger one the `count` of largest modulus and the
-    `count` of largest imaginary part are found by Arnoldi's method, without forming the matrix; both factors are then
-    lower bounds.
+    most `max_products` parameters all eigenvalues are computed; those that are 0 but for rounding have no phase, and
+    make tau infinite. Of a larger one the `count` of largest modulus and the `count` of largest imaginary part are
+    found by Arnoldi's method, without forming the matrix; both factors are then lower bounds. PC-layers count with
+    their singular vectors held, as in training. A measurement of players that are not finite is NaN.
 
     **Cost**: at most `max_products` products with A for each of the two kinds of eigenvalues, each a little more than a
     backward pass through the gradients of `samples` images (with ConOpt or JARE: through theirs); memory as of three
@@ -126,11 +128,12 @@ class JacobianSpectrumLogger(Callback):
         """Measure now on a batch, extend the series, write to the loggers, and return the eigenvalues ``[K]``."""
         started = time.perf_counter()
         with _undisturbed(pl_module):
-            eigenvalues = self.eigenvalues(self.game(pl_module, batch))
+            leading, others, negligible = self.eigenvalues(self.game(pl_module, batch))
         seconds = time.perf_counter() - started
+        eigenvalues = torch.cat([leading, others])
         found = len(eigenvalues) > 0
-        zeta = phase_factor(eigenvalues).item() if found else math.nan
-        tau = conditioning_factor(eigenvalues).item() if found else math.nan
+        zeta = phase_factor(eigenvalues, negligible).item() if found else math.nan
+        tau = conditioning_factor(eigenvalues, negligible).item() if found else math.nan
         pairs = [(value.real, value.imag) for value in eigenvalues.tolist()]
         iteration = completed_iterations(trainer)
         if not self.series["iteration"]:
@@ -138,7 +141,8 @@ class JacobianSpectrumLogger(Callback):
         for key, value in (("iteration", iteration), ("zeta", zeta), ("tau", tau), ("eigenvalues", pairs)):
             self.series[key].append(value)
         metrics = {"jacobian/zeta": zeta, "jacobian/tau": tau, "jacobian/seconds": seconds}
-        for i, (real, imaginary) in enumerate(pairs[: self.count], start=1):
+        missing = [(math.nan, math.nan)] * (self.count - len(leading))
+        for i, (real, imaginary) in enumerate((pairs[: len(leading)] + missing)[: self.count], start=1):
             metrics |= {f"jacobian/eigenvalue_{i}/real": real, f"jacobian/eigenvalue_{i}/imaginary": imaginary}
         log_scalars(trainer, metrics)
         return eigenvalues
@@ -157,23 +161,30 @@ class JacobianSpectrumLogger(Callback):
         method = getattr(pl_module, "method", None)
         if method is None or not self.regularized:
             return game
-        game = method.regularized(game)
+        plain, game = game, method.regularized(game)
         if method.gamma:
             try:
                 game.linearize()
             except ValueError as error:
+                plain.linearize()  # what is wrong without the regulariser has a message of its own
                 raise ValueError(
                     "argument `regularized` must be False for networks without third derivatives, as with batch "
                     f"normalisation, got {type(method).__name__}: {error}"
                 ) from error
         return game
 
-    def eigenvalues(self, game: Game) -> Tensor:
-        """Return the eigenvalues that are computed of a game, complex128 ``[K]``, those of largest modulus first."""
+    def eigenvalues(self, game: Game) -> tuple[Tensor, Tensor, float]:
+        """Return a game's eigenvalues of largest modulus, further ones, and what part of the largest is but rounding.
+
+        None are returned of a game that is not finite.
+        """
+        none = torch.zeros(0, dtype=torch.complex128)
+        direction = game.update_direction()
+        if not direction.isfinite().all():
+            return none, none, 0.0
         if game.size <= self.max_products:
-            every = torch.linalg.eigvals(game.jacobian(max_parameters=self.max_products).cpu().double())
-            return every[every.abs().argsort(descending=True)]
-        return torch.cat([self._leading(game, which) for which in ("modulus", "imaginary")])
+            return every_eigenvalue(game), none, 100 * torch.finfo(direction.dtype).eps
+        return self._leading(game, "modulus"), self._leading(game, "imaginary"), self.tolerance
 
     def _leading(self, game: Game, which: Leading) -> Tensor:
         try:

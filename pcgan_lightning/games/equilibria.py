@@ -88,6 +88,9 @@ def equilibrium_jacobian(
     Returns:
         ``[..., n + m, n + m]``, the generator's block first.
     """
+    weights = (torch.as_tensor(weight) for weight in (own, other))
+    batch = torch.broadcast_shapes(p.shape[:-2], q.shape[:-2], *(weight.shape[:-2] for weight in weights))
+    p, q = (block.expand(*batch, *block.shape[-2:]) for block in (p, q))
     pt = p.mT
     top = torch.cat([-other * (p @ pt), -p - other * (p @ q)], -1)
     bottom = torch.cat([pt - own * (q @ pt), q - other * (pt @ p) - own * (q @ q)], -1)

@@ -13,6 +13,7 @@ Simultaneous gradient descent adds :math:`\eta v`; a stable equilibrium is where
 negative real parts.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Optional, Union
 
@@ -21,13 +22,17 @@ from torch import Tensor
 
 PLAYERS = ("generator", "discriminator")
 
+# What autograd says of a function with a first derivative only; a compiled network is one.
+NO_SECOND_DERIVATIVE = re.compile(r"differentiate twice|double backward|derivative|is not implemented")
+
 
 class Game:
     r"""Two losses of two sets of parameters.
 
     Vectors over all parameters are flat ``[size]``: the generator's first, each tensor flattened, in the order given.
     Parametrized layers (PC-layers, spectral norms) take part by their original parameters, as
-    ``network.parameters()`` lists them.
+    ``network.parameters()`` lists them. Their singular vectors are constants: the first derivatives are right whatever
+    the weights, but the discriminator's own second derivatives are those with the vectors held, as in training.
 
     Args:
         losses: returns :math:`(l_G, l_D)`, two scalars, and the same ones whenever it is called with the same
@@ -152,10 +157,19 @@ class Game:
                 raise ValueError(f"argument `{name}` must not be negative, got {weight}")
         if players not in ("both", *PLAYERS):
             raise ValueError(f"argument `players` must be 'both', 'generator' or 'discriminator', got {players!r}")
+        if not any(isinstance(weight, Tensor) or weight for weight in (own, other)):
+            return self
 
         def losses() -> tuple[Tensor, Tensor]:
             found = self.losses()
             gradients = self._differentiable_gradients(*found)
+            for name, weight in (("own", own), ("other", other)):
+                for g in gradients[0] + gradients[1]:
+                    if isinstance(weight, Tensor) and torch.broadcast_shapes(weight.shape, g.shape) != g.shape:
+                        raise ValueError(
+                            f"argument `{name}` must broadcast to every gradient, got shape {tuple(weight.shape)} for "
+                            f"{tuple(g.shape)}"
+                        )
             penalties = [
                 # A weight of 0 would be differentiated all the same.
                 sum((weight * g.square()).sum() / 2 for g in player) if isinstance(weight, Tensor) or weight else 0.0
@@ -216,8 +230,10 @@ class Game:
         for name, loss, parameters in zip(
             PLAYERS, (generator_loss, discriminator_loss), (self.generator, self.discriminator), strict=True
         ):
+            # Only if what comes in requires a gradient does a function without a second derivative leave a mark.
+            seed = torch.ones_like(loss, requires_grad=True) if create_graph else None
             # Both losses may share a graph, which the first must not free.
-            gradients = _grad(loss, parameters, create_graph=create_graph, retain_graph=True)
+            gradients = _grad(loss, parameters, seed, create_graph=create_graph, retain_graph=True)
             for i, (gradient, parameter) in enumerate(zip(gradients, parameters, strict=True)):
                 if gradient is None:
                     raise ValueError(
@@ -242,7 +258,7 @@ class Game:
             raise ValueError(
                 "argument `losses` must be twice differentiable, got a function marked once_differentiable"
             )
-        self._require_constant([entry for entry in named if not entry[2].requires_grad])
+        self._require_constant([entry for entry in named if not depends_on(entry[2], self.parameters)])
         return found
 
     def _require_constant(self, suspects: list[tuple[str, int, Tensor]]) -> None:
@@ -325,6 +341,8 @@ class Linearization:
         if self._cotangent is None:
             self._cotangent = torch.zeros_like(self._direction, requires_grad=True)
             self._pulled = self._pull(self._cotangent, create_graph=True)
+        if not self._pulled.requires_grad:  # v depends on nothing of the game
+            return torch.zeros_like(vector)
         (product,) = _grad(self._pulled, (self._cotangent,), vector, retain_graph=True)
         return torch.zeros_like(vector) if product is None else product
 
@@ -354,9 +372,26 @@ def _grad(
     try:
         return torch.autograd.grad(outputs, inputs, vector, allow_unused=True, **options)
     except RuntimeError as error:
-        if "derivative" in str(error) or "differentiate" in str(error):
+        if NO_SECOND_DERIVATIVE.search(str(error)):
             raise ValueError(f"argument `losses` must be twice differentiable, got: {error}") from error
         raise
+
+
+def depends_on(tensor: Tensor, parameters: Sequence[Tensor]) -> bool:
+    """Return whether a tensor's graph leads to one of the parameters."""
+    if any(tensor is parameter for parameter in parameters):
+        return True
+    leaves, inner = {id(p) for p in parameters}, {p.grad_fn for p in parameters} - {None}
+    waiting, seen = [tensor.grad_fn], {None}
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        if node in inner or id(getattr(node, "variable", None)) in leaves:
+            return True
+        seen.add(node)
+        waiting.extend(following for following, _ in node.next_functions)
+    return False
 
 
 def _holds_error(nodes: list[Any]) -> bool:

@@ -241,7 +241,7 @@ class LinearGAN:
     def _gradients(
         self, phi: Tensor, theta: Tensor, noise: Tensor, own: Tensor, other: Tensor
     ) -> tuple[Tensor, Tensor]:
-        r"""Return what :math:`\phi` goes down and :math:`	heta` goes up, in closed form: many times faster here.
+        r"""Return what :math:`\phi` goes down and :math:`\theta` goes up, in closed form: many times faster here.
 
         With the label y (1 for x, 0 for G(z)) and the probability p of a point, the derivative of f by its score is
         y - p, and the second derivative -p (1 - p).

@@ -5,7 +5,6 @@ own, :math:`l_G(\phi, \theta)` and :math:`l_D(\phi, \theta)`; the paper's f of a
 :math:`l_G = -l_D`. Squared norms run over all parameters of a player.
 """
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -14,13 +13,10 @@ from typing import Any, Literal, NamedTuple, Optional
 import torch
 from torch import Tensor
 
-from pcgan_lightning.games.game import PLAYERS, Game
+from pcgan_lightning.games.game import NO_SECOND_DERIVATIVE, PLAYERS, Game, depends_on
 
 Players = Literal["both", "generator", "discriminator"]
 Gradients = tuple[Tensor, ...]
-
-# What autograd says of a function with a first derivative only; a compiled network is one.
-_ONCE_DIFFERENTIABLE = re.compile(r"differentiate twice|double backward|is not implemented")
 
 
 class GradientPass(NamedTuple):
@@ -39,6 +35,8 @@ class GameMethod(ABC):
     r"""What each player descends along, from both losses at one point; exact, by double backward.
 
     No squared norm is formed: the gradient of :math:`\frac12 \|g\|^2` is g, held constant, times g's Jacobian.
+    PC-layers and spectral norms count as in training, with their singular vectors held: what one player's gradient owes
+    to the other's parameters is exact, what it owes to its own (ConOpt) leaves out how the vectors would move.
 
     Args:
         gamma: :math:`\gamma \ge 0`, the regulariser's factor; with 0 nothing is differentiated twice.
@@ -99,6 +97,9 @@ class GameMethod(ABC):
                 second derivatives that are needed and missing.
         """
         losses = generator_loss, discriminator_loss
+        for name, loss in zip(PLAYERS, losses, strict=True):
+            if loss.numel() != 1:
+                raise ValueError(f"argument `{name}_loss` must be a scalar, got shape {tuple(loss.shape)}")
         parameters = tuple(generator_parameters), tuple(discriminator_parameters)
         passes = self.passes() if self.gamma > 0 else ()
         twice = {source for sources, _ in passes for source in sources}
@@ -110,6 +111,12 @@ class GameMethod(ABC):
         first = [mean_over_processes(tuple(gradient.detach() for gradient in gradients)) for gradients in graphs]
         total = list(first)
         for number, (sources, targets) in enumerate(passes, start=1):
+            for source, target in ((s, t) for s in sources for t in targets if s != t):
+                if not any(depends_on(gradient, parameters[target]) for gradient in graphs[source]):
+                    raise ValueError(
+                        f"argument `{PLAYERS[source]}_loss` must have a gradient that depends on "
+                        f"`{PLAYERS[target]}_parameters`, got none that does; generated samples must not be detached"
+                    )
             pairs = [pair for s in sources for pair in zip(graphs[s], first[s], strict=True) if pair[0].requires_grad]
             products = _products(pairs, [parameters[t] for t in targets], number < len(passes), sources)
             for target, own in zip(targets, products, strict=True):
@@ -228,7 +235,7 @@ def _products(
         try:
             products = torch.autograd.grad(graphs, inputs, values, retain_graph=retain_graph, allow_unused=True)
         except RuntimeError as error:
-            if not _ONCE_DIFFERENTIABLE.search(str(error)):
+            if not NO_SECOND_DERIVATIVE.search(str(error)):
                 raise
             raise _no_second_derivatives(sources, str(error).splitlines()[0]) from error
     remaining = iter(products)

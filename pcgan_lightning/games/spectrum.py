@@ -73,6 +73,8 @@ def leading_eigenvalues(
     linear = game.linearize()
     if tolerance is None:
         tolerance = torch.finfo(linear.direction.dtype).eps ** 0.5
+    if not tolerance > 0:
+        raise ValueError(f"argument `tolerance` must be positive, got {tolerance}")
 
     def product(vector: np.ndarray) -> np.ndarray:
         found = linear.jvp(torch.from_numpy(vector)).to("cpu", torch.float64)
@@ -81,12 +83,11 @@ def leading_eigenvalues(
         return found.numpy()
 
     if game.size <= basis:
-        matrix = torch.from_numpy(np.stack([product(row) for row in np.eye(game.size)], axis=1))
-        return _leading(torch.linalg.eigvals(matrix), which)[:count]
+        matrix = np.stack([product(row) for row in np.eye(game.size)], axis=1)
+        return _leading(_dense(matrix), which)[:count]
     # A start of our own: ARPACK's comes from numpy's global random state.
     start = torch.randn(game.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64).numpy()
-    start = product(start)
-    if not start.any():  # ARPACK refuses a matrix that maps its start to 0
+    if not product(start).any():  # ARPACK refuses a matrix that maps its start to 0
         return torch.zeros(count, dtype=torch.complex128)
     try:
         found = eigs(
@@ -109,6 +110,21 @@ def leading_eigenvalues(
     return _leading(torch.from_numpy(found), which)
 
 
+def every_eigenvalue(game: Game, max_parameters: int = 4096) -> Tensor:
+    """Return all eigenvalues of a small game's Jacobian, complex128 ``[size]`` on the CPU, the largest modulus first.
+
+    Args:
+        game: see :meth:`Game.jacobian`.
+        max_parameters: the largest game to do that for.
+    """
+    return _leading(_dense(game.jacobian(max_parameters).to("cpu", torch.float64).numpy()), "modulus")
+
+
+def _dense(matrix: np.ndarray) -> Tensor:
+    # numpy's solver also takes matrices of low rank, on which torch's gives up.
+    return torch.from_numpy(np.linalg.eigvals(matrix)).to(torch.complex128)
+
+
 def least_products(count: int) -> int:
     """Return the fewest products that :func:`leading_eigenvalues` may be asked to do with: one restart's."""
     return 2 * _basis(count)
@@ -122,7 +138,7 @@ def _leading(eigenvalues: Tensor, which: Leading) -> Tensor:
     return eigenvalues[_KEYS[which](eigenvalues).argsort(descending=True, stable=True)]
 
 
-def phase_factor(eigenvalues: Tensor) -> Tensor:
+def phase_factor(eigenvalues: Tensor, negligible: float = 0.0) -> Tensor:
     r"""Return :math:`\zeta = \max_k |\mathrm{Im}\,\lambda_k / \mathrm{Re}\,\lambda_k|`.
 
     An imaginary eigenvalue makes it infinite; the eigenvalue 0 has no phase and counts as real. The factor of some
@@ -130,28 +146,34 @@ def phase_factor(eigenvalues: Tensor) -> Tensor:
 
     Args:
         eigenvalues: ``[..., K]``, K at least 1, real or complex.
+        negligible: eigenvalues of at most this part of the largest modulus count as 0. What a solver makes of a true 0
+            is rounding noise with a phase of its own, and a game has as many of them as the generator has more
+            parameters than the discriminator (Theorem 4).
 
     Returns:
-        ``[...]`` of the real dtype, 0 where all are real.
+        ``[...]`` of the real dtype, 0 where all are real, NaN where one is.
     """
     imaginary = eigenvalues.imag.abs() if eigenvalues.is_complex() else torch.zeros_like(eigenvalues)
-    return torch.where(imaginary > 0, imaginary / eigenvalues.real.abs(), 0.0).amax(-1)
+    moduli = eigenvalues.abs()
+    real = (imaginary == 0) | (moduli <= negligible * moduli.amax(-1, keepdim=True))
+    return torch.where(real, 0.0 * moduli, imaginary / eigenvalues.real.abs()).amax(-1)
 
 
-def conditioning_factor(eigenvalues: Tensor) -> Tensor:
+def conditioning_factor(eigenvalues: Tensor, negligible: float = 0.0) -> Tensor:
     r"""Return :math:`\tau = \max_{j, k} |\lambda_j / \lambda_k|`.
 
     The eigenvalue 0 makes it infinite. The factor of some eigenvalues is at most that of all.
 
     Args:
         eigenvalues: ``[..., K]``, K at least 1, real or complex.
+        negligible: see :func:`phase_factor`.
 
     Returns:
         ``[...]`` of the real dtype, at least 1.
     """
     moduli = eigenvalues.abs()
-    least = moduli.amin(-1)
-    return torch.where(least > 0, moduli.amax(-1) / least, torch.inf)
+    largest, least = moduli.amax(-1), moduli.amin(-1)
+    return torch.where(least <= negligible * largest, torch.inf, largest / least)
 
 
 def largest_step_size(eigenvalues: Tensor) -> Tensor:
@@ -187,8 +209,8 @@ def best_step_size(eigenvalues: Tensor) -> Tensor:
     candidates = torch.cat([-real / squares, crossings.flatten(-2), torch.zeros_like(real[..., :1])], -1)
     candidates = torch.where(candidates.isfinite() & (candidates > 0), candidates, 0.0)[..., None]
     factors = (1 + 2 * candidates * real[..., None, :] + candidates.square() * squares[..., None, :]).amax(-1)
-    best = factors.argmin(-1, keepdim=True)
-    return candidates.squeeze(-1).gather(-1, best).squeeze(-1)
+    factor, best = factors.min(-1, keepdim=True)
+    return torch.where(factor < 1, candidates.squeeze(-1).gather(-1, best), 0.0).squeeze(-1)
 
 
 def phase_iterations(phase: Union[float, Tensor], reduction: float) -> Tensor:

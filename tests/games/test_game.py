@@ -223,3 +223,45 @@ def test_vectors_and_weights_that_are_none():
         game.vjp(torch.ones(2, 1))
     with pytest.raises(ValueError, match="argument `other` must not be negative, got -1"):
         game.regularized(other=-1.0)
+
+
+class CubeOnce(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return 3 * gradient * ctx.saved_tensors[0] ** 2
+
+
+def test_once_differentiable_beside_other_terms():
+    """Its missing derivative must not pass for 0 where other terms have one."""
+    x, y = (torch.tensor([1.0, 2.0], requires_grad=True) for _ in range(2))
+    game = Game(lambda: (CubeOnce.apply(x).sum() + (x * y).sum() + (x**2).sum(), -(x * y).sum()), [x], [y])
+    with pytest.raises(ValueError, match="argument `losses` must be twice differentiable"):
+        game.jacobian()
+
+
+def test_parameters_outside_the_game():
+    """A gradient that depends on other tensors only is constant in this game."""
+    x, y, w = (torch.tensor(value, requires_grad=True) for value in (1.0, 2.0, 3.0))
+    game = Game(lambda: (x * w, y * w), [x], [y])
+    assert torch.equal(game.jvp(torch.ones(2)), torch.zeros(2))
+    assert torch.equal(game.jacobian(), torch.zeros(2, 2))
+
+
+def test_weights_of_the_regulariser():
+    x, y = (torch.tensor([1.0, 2.0], requires_grad=True) for _ in range(2))
+    game = Game.zero_sum(lambda: (x * y).sum(), [x], [y])
+    assert game.regularized() is game
+    with pytest.raises(ValueError, match=r"argument `other` must broadcast to every gradient, got shape \(3, 1\) for"):
+        game.regularized(other=torch.ones(3, 1)).update_direction()
+    # Each half alone: the other player's direction is that without a regulariser.
+    both, half = game.regularized(other=2.0), game.regularized(other=2.0, players="generator")
+    assert torch.equal(half.update_direction()[:2], both.update_direction()[:2])
+    assert torch.equal(half.update_direction()[2:], game.update_direction()[2:])
+    with pytest.raises(ValueError, match="argument `players` must be 'both', 'generator' or 'discriminator', got 'x'"):
+        game.regularized(other=1.0, players="x")

@@ -196,3 +196,13 @@ def test_steps_just_above_the_bound_diverge():
 def test_games_that_are_none(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_batch_of_weights_on_one_game():
+    weights = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    gan = LinearGAN([0.0, 1.0], 1.0)
+    jacobians = gan.jacobian(own=weights, other=weights)
+    for jacobian, weight in zip(jacobians, weights, strict=True):
+        torch.testing.assert_close(jacobian, gan.jacobian(own=weight.item(), other=weight.item()))
+    with pytest.raises(ValueError, match="argument `other` must broadcast to every gradient"):
+        gan.game(other=weights).update_direction()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pcgan_lightning.games import JARE, ConOpt, SimGD
+from pcgan_lightning.games import JARE, ConOpt, Game, SimGD
 from pcgan_lightning.losses import HingeLoss, NonSaturatingLoss, SaturatingLoss, WassersteinLoss
 from pcgan_lightning.spectra import precondition
 
@@ -245,3 +245,35 @@ def test_other_failures_of_the_second_backward_are_not_renamed():
     phi, theta = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
     with pytest.raises(RuntimeError, match="out of everything"):
         JARE(1.0, "generator")(phi @ theta, Failing.apply(phi) @ theta, [phi], [theta])
+
+
+def test_detached_samples():
+    """ConOpt would silently lose the half that needs the other player."""
+    x, y = (torch.tensor([1.0, 2.0], requires_grad=True) for _ in range(2))
+    fake = 2 * x
+    losses = lambda: ((fake * y).sum() + (x**2).sum(), -(fake.detach() * y).sum() + y.square().sum())  # noqa: E731
+    for method in (ConOpt(1.0), JARE(1.0)):
+        with pytest.raises(ValueError, match="argument `discriminator_loss` must have a gradient that depends on"):
+            method(*losses(), [x], [y])
+        fake = 2 * x
+    SimGD()(*losses(), [x], [y])
+
+
+def test_losses_that_are_no_scalars():
+    x, y = (torch.tensor([1.0, 2.0], requires_grad=True) for _ in range(2))
+    for method in (SimGD(), JARE(1.0)):
+        with pytest.raises(ValueError, match=r"argument `generator_loss` must be a scalar, got shape \(2,\)"):
+            method(x * y, -(x * y).sum(), [x], [y])
+
+
+@pytest.mark.parametrize("players", ["both", "generator", "discriminator"])
+@pytest.mark.parametrize("kind", [ConOpt, JARE])
+def test_the_regularised_game(kind, players):
+    """Its update direction is what the method descends along."""
+    torch.manual_seed(0)
+    x, y = (torch.randn(3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    losses = lambda: ((x * y).tanh().sum() + x.pow(3).sum(), (x.sin() * y.square()).sum())  # noqa: E731
+    method = kind(0.7, players)
+    expected = torch.cat([g.flatten() for gs in method(*losses(), [x], [y]) for g in gs])
+    found = method.regularized(Game(losses, [x], [y])).update_direction()
+    torch.testing.assert_close(-found, expected, rtol=1e-12, atol=1e-13)

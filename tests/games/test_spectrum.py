@@ -12,6 +12,7 @@ from pcgan_lightning.games import (
     best_step_size,
     conditioning_factor,
     conditioning_iterations,
+    every_eigenvalue,
     largest_step_size,
     leading_eigenvalues,
     phase_factor,
@@ -128,7 +129,7 @@ def test_what_has_converged_is_kept():
     [
         ({"count": 0}, "argument `count` must be at least 1, got 0"),
         ({"which": "smallest"}, "argument `which` must be one of modulus, real, imaginary, got 'smallest'"),
-        ({"max_products": 39}, "argument `max_products` must be at least 40 for 6, got 39"),
+        ({"max_products": 39}, "argument `max_products` must be at least 40 for 6 eigenvalues, got 39"),
     ],
 )
 def test_questions_that_are_none(arguments, message):
@@ -193,3 +194,41 @@ def test_bounds_of_the_corollaries():
         conditioning_iterations(0.5, 10)
     with pytest.raises(ValueError, match="argument `reduction` must be more than 1, got 1"):
         phase_iterations(1.0, 1)
+
+
+def low_rank():
+    """A has rank 2: -4 +- i sqrt(1600 - 16) and 78 zeros at a = b = 0, which solvers see as noise."""
+    a, b = (torch.zeros(40, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    return Game(lambda: (a.sum() * b.sum(), -a.sum() * b.sum() + 0.1 * b.sum() ** 2), [a], [b])
+
+
+def test_zeros_that_a_solver_rounds():
+    values = every_eigenvalue(low_rank())
+    phase = math.sqrt(1600 - 16) / 4
+    assert phase_factor(values, 1e-10).item() == pytest.approx(phase, rel=1e-9)
+    assert conditioning_factor(values, 1e-10) == math.inf
+    assert values[:2].abs().tolist() == pytest.approx([40.0, 40.0], rel=1e-9)  # the determinant of the block is 1600
+    leading = leading_eigenvalues(low_rank(), count=2)
+    assert leading.imag.abs().tolist() == pytest.approx([phase * 4] * 2, rel=1e-6)
+
+
+def test_a_nilpotent_game():
+    """All eigenvalues are 0, and A A = 0."""
+    source = torch.Generator().manual_seed(0)
+    matrix = torch.randn(40, 40, generator=source, dtype=torch.float64)
+    a, b = (torch.ones(40, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    game = Game(lambda: (a @ matrix @ b, b.sum()), [a], [b])
+    for which in ("modulus", "real", "imaginary"):
+        assert leading_eigenvalues(game, 2, which).abs().max() < 1e-6
+
+
+def test_factors_of_what_is_not_a_number():
+    values = torch.tensor([complex(math.nan, 0.0), -1 + 2j])
+    assert phase_factor(values).isnan()
+    assert conditioning_factor(values).isnan()
+    assert best_step_size(torch.tensor([-1.0, 0.0])) == 0
+
+
+def test_tolerance_out_of_range():
+    with pytest.raises(ValueError, match="argument `tolerance` must be positive, got 0"):
+        leading_eigenvalues(low_rank(), tolerance=0.0)
