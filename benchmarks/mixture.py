@@ -1,7 +1,8 @@
 r"""Modes of the mixture of Gaussians that SimGD, ConOpt and JARE find, over several seeds.
 
     python benchmarks/mixture.py --save                         # the paper's 20,000 steps
-    python benchmarks/mixture.py --iterations 3000 --save       # a CPU core
+    python benchmarks/mixture.py --iterations 2000 --save       # a CPU core, an hour
+    python benchmarks/mixture.py --width 64 --lr 1e-3 --iterations 2500 --save mixture_small
 
 The settings are those of configs/jare/mixture_<method>.yaml; the runs take turns in one process. Each leaves its
 checkpoint under --runs, from which another call goes on: it trains what has fewer iterations than are asked for.
@@ -36,7 +37,7 @@ def train(path: Path, method: GameMethod, seed: int, arguments: argparse.Namespa
         if saved["global_step"] >= arguments.iterations:
             return saved["callbacks"][modes.state_key]["series"]
     seed_everything(seed, verbose=False)
-    optimizer = partial(torch.optim.RMSprop, lr=1e-4, alpha=0.9, eps=1e-5)
+    optimizer = partial(torch.optim.RMSprop, lr=arguments.lr, alpha=0.9, eps=1e-5)
     networks = MLPGenerator(width=arguments.width), MLPDiscriminator(width=arguments.width)
     module = SimultaneousGAN(
         *networks, SaturatingLoss(), method, generator_optimizer=optimizer, discriminator_optimizer=optimizer
@@ -50,7 +51,7 @@ def train(path: Path, method: GameMethod, seed: int, arguments: argparse.Namespa
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, MixtureOfGaussians(), ckpt_path=path if path.exists() else None, weights_only=True)
+    trainer.fit(module, MixtureOfGaussians(), ckpt_path=path if path.exists() else None)
     trainer.save_checkpoint(path)
     return modes.series
 
@@ -68,19 +69,20 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--gamma", type=float, default=10.0, help="of ConOpt and JARE")
     parser.add_argument("--width", type=int, default=256, help="of both players")
+    parser.add_argument("--lr", type=float, default=1e-4, help="of RMSProp, both players")
     parser.add_argument("--every", type=int, default=500, help="iterations between measurements")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "mixture", help="folder of the checkpoints")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/mixture.json")
+    parser.add_argument("--save", nargs="?", const="mixture", metavar="NAME", help="write benchmarks/results/NAME.json")
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
 
     methods = {"simgd": SimGD(), "conopt": ConOpt(arguments.gamma), "jare": JARE(arguments.gamma)}
+    folder = arguments.runs / f"gamma{arguments.gamma:g}_width{arguments.width}_lr{arguments.lr:g}"
     rows = []
     for seed in arguments.seeds:
         for name, method in methods.items():
-            path = arguments.runs / f"{name}_{seed}_gamma{arguments.gamma:g}_width{arguments.width}.ckpt"
-            series = train(path, method, seed, arguments)
+            series = train(folder / f"{name}_{seed}.ckpt", method, seed, arguments)
             rows.append(row(name, seed, series, arguments.iterations))
             found = f"{rows[-1]['modes_covered']} modes, share {rows[-1]['high_quality_share']:.3f}"
             print(f"{GAME_METHODS[name]}, seed {seed}: {found}", flush=True)
@@ -88,7 +90,7 @@ def main() -> None:
     settings["config"] = "configs/jare/mixture_<method>.yaml"
     print("\n".join(mixture({"settings": settings, "result": rows})))
     if arguments.save:
-        print("saved", save_result("mixture", settings, rows).name)
+        print("saved", save_result(arguments.save, settings, rows).name)
 
 
 if __name__ == "__main__":

@@ -172,15 +172,16 @@ def mixture(content: dict[str, Any]) -> list[str]:
     return [
         *lines,
         "",
-        f"Means and ranges over {len(settings['seeds'])} seeds after {settings['iterations']:,} iterations, gamma "
-        f"{settings['gamma']:g}, width {settings['width']}; 2,500 samples, of high quality within 3 standard "
-        "deviations of a mode, which 20 of them cover.",
+        f"Means and ranges over {len(settings['seeds'])} seeds after {settings['iterations']:,} iterations, width "
+        f"{settings['width']}, step size {settings['lr']:g}, gamma {settings['gamma']:g}. Of 2,500 samples, those "
+        "within 3 standard deviations of a mode are of high quality; 20 of them cover it.",
     ]
 
 
 TABLES = {
     "game_updates": game_updates,
     "mixture": mixture,
+    "mixture_small": mixture,
     "optimizers": optimizers,
     "preconditioning_overhead": preconditioning_overhead,
     "scoring": scoring,
