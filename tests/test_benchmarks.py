@@ -12,6 +12,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -74,3 +75,27 @@ def test_table1_goes_on_where_it_was_killed(table1, tmp_path):
     again, said = process.communicate(timeout=200)
     assert again == printed
     assert "$ pcgan" not in said, "what is finished is not trained again"
+
+
+def test_mixture_goes_on_from_its_checkpoints(tmp_path):
+    """Two calls end where one does; what is finished is not trained again."""
+
+    def mixture(folder, iterations):
+        sizes = ("--width", 8, "--lr", 0.02, "--every", 20, "--seeds", 0, "--iterations", iterations)
+        command = [sys.executable, ROOT / "benchmarks" / "mixture.py", *sizes, "--runs", tmp_path / folder]
+        return subprocess.run([*map(str, command)], capture_output=True, text=True, check=True).stdout
+
+    direct = mixture("direct", 60)
+    mixture("staged", 40)
+    assert mixture("staged", 60) == direct
+    folder = tmp_path / "staged" / "gamma10_width8_lr0.02"
+    written = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert sorted(path.stem for path in written) == ["conopt_0", "jare_0", "simgd_0"]
+    assert mixture("staged", 40) != direct
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == written
+    assert "60 iterations, width 8, step size 0.02, gamma 10." in direct
+    state, again = (
+        torch.load(tmp_path / name / folder.name / "jare_0.ckpt", weights_only=True)["state_dict"]
+        for name in ("direct", "staged")
+    )
+    assert all(state[name].equal(again[name]) for name in state)
