@@ -1,6 +1,8 @@
 """The scripts of benchmarks/, at tiny size."""
 
+import argparse
 import csv
+import importlib
 import json
 import os
 import signal
@@ -14,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from pcgan_lightning.games import JARE
 
 ROOT = Path(__file__).parents[1]
 
@@ -77,25 +81,21 @@ def test_table1_goes_on_where_it_was_killed(table1, tmp_path):
     assert "$ pcgan" not in said, "what is finished is not trained again"
 
 
-def test_mixture_goes_on_from_its_checkpoints(tmp_path):
-    """Two calls end where one does; what is finished is not trained again."""
+def test_mixture_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    """Two calls end where one does, weight by weight; what is finished is not trained again."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    train = importlib.import_module("mixture").train
 
-    def mixture(folder, iterations):
-        sizes = ("--width", 8, "--lr", 0.02, "--every", 20, "--seeds", 0, "--iterations", iterations)
-        command = [sys.executable, ROOT / "benchmarks" / "mixture.py", *sizes, "--runs", tmp_path / folder]
-        return subprocess.run([*map(str, command)], capture_output=True, text=True, check=True).stdout
+    def series(name, iterations):
+        sizes = argparse.Namespace(iterations=iterations, every=10, width=8, lr=0.02)
+        return train(tmp_path / name, JARE(10.0), 0, sizes)
 
-    direct = mixture("direct", 60)
-    mixture("staged", 40)
-    assert mixture("staged", 60) == direct
-    folder = tmp_path / "staged" / "gamma10_width8_lr0.02"
-    written = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert sorted(path.stem for path in written) == ["conopt_0", "jare_0", "simgd_0"]
-    assert mixture("staged", 40) != direct
-    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == written
-    assert "60 iterations, width 8, step size 0.02, gamma 10." in direct
-    state, again = (
-        torch.load(tmp_path / name / folder.name / "jare_0.ckpt", weights_only=True)["state_dict"]
-        for name in ("direct", "staged")
-    )
-    assert all(state[name].equal(again[name]) for name in state)
+    direct = series("direct", 30)
+    assert direct["iteration"] == [10, 20, 30]
+    series("staged", 20)
+    assert series("staged", 30) == direct
+    weights, again = (torch.load(tmp_path / n, weights_only=True)["state_dict"] for n in ("direct", "staged"))
+    assert all(weights[name].equal(again[name]) for name in weights)
+    written = (tmp_path / "staged").stat().st_mtime_ns
+    assert series("staged", 20) == direct
+    assert (tmp_path / "staged").stat().st_mtime_ns == written
