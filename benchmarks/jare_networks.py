@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from readme_tables import GAME_METHODS, jare_networks
+from readme_tables import NETWORK_METHODS, jare_networks
 from results_file import save_result
 from training_runs import ROOT, final_row, rows, train
 
@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", default="uoft-cs/cifar10", help="hub name, or folder as seen from the repository")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--methods", nargs="+", choices=GAME_METHODS, default=list(GAME_METHODS))
+    parser.add_argument("--methods", nargs="+", choices=NETWORK_METHODS, default=list(NETWORK_METHODS))
     parser.add_argument("--width", type=int, default=64, help="of both players")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--iterations", type=int, default=200)

@@ -1,6 +1,8 @@
 """The scripts of benchmarks/, at tiny size."""
 
+import argparse
 import csv
+import importlib
 import json
 import os
 import signal
@@ -12,7 +14,10 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from pcgan_lightning.games import JARE
 
 ROOT = Path(__file__).parents[1]
 
@@ -74,3 +79,23 @@ def test_table1_goes_on_where_it_was_killed(table1, tmp_path):
     again, said = process.communicate(timeout=200)
     assert again == printed
     assert "$ pcgan" not in said, "what is finished is not trained again"
+
+
+def test_mixture_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    """Two calls end where one does, weight by weight; what is finished is not trained again."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    train = importlib.import_module("mixture").train
+
+    def series(name, iterations):
+        sizes = argparse.Namespace(iterations=iterations, every=10, width=8, lr=0.02)
+        return train(tmp_path / name, JARE(10.0), 0, sizes)
+
+    direct = series("direct", 30)
+    assert direct["iteration"] == [10, 20, 30]
+    series("staged", 20)
+    assert series("staged", 30) == direct
+    weights, again = (torch.load(tmp_path / n, weights_only=True)["state_dict"] for n in ("direct", "staged"))
+    assert all(weights[name].equal(again[name]) for name in weights)
+    written = (tmp_path / "staged").stat().st_mtime_ns
+    assert series("staged", 20) == direct
+    assert (tmp_path / "staged").stat().st_mtime_ns == written

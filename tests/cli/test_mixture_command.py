@@ -11,7 +11,8 @@ from PIL import Image
 
 from pcgan_lightning.cli import main
 
-CONFIG = Path(__file__).parents[2] / "configs" / "jare" / "mixture_gan.yaml"
+CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "jare").glob("mixture_*.yaml"))
+CONFIG = CONFIGS[0].with_name("mixture_jare.yaml")
 TINY = [
     *("--model.generator.width=8", "--model.discriminator.width=8", "--trainer.max_steps=4", "--samples.count=50"),
     *("--trainer.accelerator=cpu", "--trainer.enable_model_summary=false", "--progress.refresh_every_n_steps=1000"),
@@ -37,9 +38,10 @@ def finished(tmp_path_factory):
     return folder
 
 
-def test_config_is_the_papers_mixture(monkeypatch, capsys):
-    """Facts of the authors' code: sizes, RMSProp at 1e-4, batch 128, 20,000 steps, minimax loss."""
-    assert pcgan(monkeypatch, "fit", "--config", CONFIG, "--print_config") == 0
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda p: p.stem)
+def test_config_is_the_papers_mixture(config, monkeypatch, capsys):
+    """Facts of the authors' code: sizes, RMSProp at 1e-4, batch 128, 20,000 steps, minimax loss; gamma of the talk."""
+    assert pcgan(monkeypatch, "fit", "--config", config, "--print_config") == 0
     resolved = yaml.safe_load(capsys.readouterr().out)
     model, data = resolved["model"]["init_args"], resolved["data"]["init_args"]
     sizes = {"image_shape": [2], "width": 256, "hidden_layers": 4, "initialization": "xavier_uniform"}
@@ -49,10 +51,25 @@ def test_config_is_the_papers_mixture(monkeypatch, capsys):
     for player in ("generator", "discriminator"):
         optimizer = model[f"{player}_optimizer"]
         assert optimizer["class_path"].endswith("RMSprop")
-        assert (optimizer["init_args"]["lr"], optimizer["init_args"]["alpha"]) == (1e-4, 0.9)
+        assert [optimizer["init_args"][name] for name in ("lr", "alpha", "eps")] == [1e-4, 0.9, 1e-5]
     assert model["loss"]["class_path"].endswith(".SaturatingLoss")
     assert resolved["trainer"]["max_steps"] == 20_000
-    assert resolved["run_dir"] == "runs/jare/mixture_gan"
+    assert resolved["run_dir"] == f"runs/jare/{config.stem}"
+    method = {"gan": None, "simgd": "SimGD", "conopt": "ConOpt", "jare": "JARE"}[config.stem.rpartition("_")[2]]
+    assert resolved["model"]["class_path"].rpartition(".")[2] == ("SimultaneousGAN" if method else "GAN")
+    if method:
+        assert model["method"]["class_path"].rpartition(".")[2] == method
+        gamma = {} if method == "SimGD" else {"gamma": 10.0, "players": "both"}
+        assert model["method"].get("init_args", {}) == gamma
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda p: p.stem)
+def test_config_runs(config, monkeypatch, tmp_path):
+    """One iteration at tiny width; nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    quiet = ("--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false")
+    assert pcgan(monkeypatch, "fit", "--config", config, *TINY, *quiet) == 0
+    assert not [*tmp_path.iterdir()]
 
 
 def test_run_leaves_pictures_and_modes(finished):

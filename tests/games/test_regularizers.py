@@ -223,7 +223,7 @@ def test_errors():
     with pytest.raises(ValueError, match="`generator_loss` must depend on `generator_parameters`, got none of the 0"):
         SimGD()(phi @ theta, phi @ theta, [], [theta])
     # The fake batch detached: the generator's step does not move the discriminator's gradient.
-    message = "`discriminator_loss` must have second derivatives, got none that reaches `generator_parameters`"
+    message = "`discriminator_loss` must have a gradient that depends on `generator_parameters`, got none that does"
     with pytest.raises(ValueError, match=message):
         JARE()(phi @ theta, phi.detach() @ theta, [phi], [theta])
     once = OnceDifferentiable.apply(phi * theta).sum()
