@@ -58,6 +58,9 @@ class GameMethod(ABC):
         self.players = players
         self.init_args: dict[str, Any] = {"gamma": gamma, "players": players}
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.init_args.items())})"
+
     @property
     def targets(self) -> tuple[int, ...]:
         """The players whose gradients get the regulariser, by index."""
