@@ -171,8 +171,9 @@ def jare_networks(content: dict[str, Any]) -> list[str]:
     for network in map(str.upper, settings["networks"]):
         cells = []
         for row in (row for row in rows if row["network"] == network):
-            losses = f"{row['generator']:.3f} / {row['discriminator']:.3f}" if row["finite"] else "not finite"
-            cells.append(f"{losses}; {row['iterations_per_second']:.1f}")
+            cells.append(
+                f"{row['generator']:.3f} / {row['discriminator']:.3f}" if row["finite"] else "not finite",
+            )
         lines.append(f"| {network} | " + " | ".join(cells) + " |")
     iterations = settings["iterations"]
     began = ", ".join(sorted({f"{row['commit']} with {row['threads']} thread(s) each" for row in rows}))
@@ -180,7 +181,7 @@ def jare_networks(content: dict[str, Any]) -> list[str]:
         *lines,
         "",
         f"Losses of generator / discriminator, means over the last {max(1, iterations // 10):,} of {iterations:,} "
-        f"iterations; iterations/s. Finite at every iteration in {sum(row['finite'] for row in rows)} of {len(rows)} "
+        f"iterations. Finite at every iteration in {sum(row['finite'] for row in rows)} of {len(rows)} "
         f"runs. Width {settings['width']}, batch {settings['batch_size']}, the first {settings['max_images']:,} "
         f"images, seed {settings['seed']}. The runs began at commit {began}.",
     ]
