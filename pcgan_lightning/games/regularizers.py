@@ -116,6 +116,7 @@ class GameMethod(ABC):
         for number, (sources, targets) in enumerate(passes, start=1):
             for source, target in ((s, t) for s in sources for t in targets if s != t):
                 if not any(depends_on(gradient, parameters[target]) for gradient in graphs[source]):
+                    _check_differentiable(graphs[source], (source,))
                     raise ValueError(
                         f"argument `{PLAYERS[source]}_loss` must have a gradient that depends on "
                         f"`{PLAYERS[target]}_parameters`, got none that does; generated samples must not be detached"

@@ -261,8 +261,9 @@ class MultiLayerPerceptron(nn.Sequential):
 
 
 @pytest.mark.parametrize("method", [ConOpt(1.0), JARE(10.0)])
-def test_two_processes_take_the_step_of_one(tmp_path, method):
+def test_two_processes_take_the_step_of_one(tmp_path, monkeypatch, method):
     """Half the batch each: squared norms are of the whole batch's gradients."""
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)  # an earlier test's, which Lightning would give the processes
     weights = []
     sgd = lambda p: torch.optim.SGD(p, lr=0.01)  # noqa: E731
     for processes in (1, 2):
