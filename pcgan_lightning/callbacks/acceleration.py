@@ -30,7 +30,7 @@ class Acceleration(Callback):
         targets: the networks: dotted names in the LightningModule, or functions of it.
 
     Raises:
-        ValueError: at setup, for a target that is missing.
+        ValueError: at setup, for a target that is missing, or compilation with a gradient penalty, ConOpt or JARE.
     """
 
     def __init__(
@@ -53,6 +53,13 @@ class Acceleration(Callback):
         """Refuse a wrong target before anything runs."""
         for target in self.targets:
             resolve_target(pl_module, target)
+        method, penalty = getattr(pl_module, "method", None), getattr(pl_module, "penalty", None)
+        twice = penalty if penalty is not None else method if getattr(method, "gamma", 0) else None
+        if self.compile_mode is not None and twice is not None:
+            raise ValueError(
+                f"argument `compile_mode` must be None with {type(twice).__name__}, which needs second derivatives "
+                f"that compiled networks lack, got {self.compile_mode!r}"
+            )
 
     def on_fit_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Order and compile, when all PC-layers are on and a checkpoint is loaded."""

@@ -7,7 +7,9 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from pcgan_lightning.callbacks import Acceleration, AdaptivePreconditioning
 from pcgan_lightning.data import ImageDataModule
-from pcgan_lightning.modules import GAN
+from pcgan_lightning.games import JARE
+from pcgan_lightning.losses import GradientPenalty
+from pcgan_lightning.modules import GAN, SimultaneousGAN
 from pcgan_lightning.networks import ResNetDiscriminator, ResNetGenerator
 from pcgan_lightning.spectra import preconditioners
 
@@ -106,6 +108,27 @@ def test_nothing_is_left_behind(tmp_path):
         gan = train(tmp_path, callback)
         assert torch.get_float32_matmul_precision() == before
         assert not gan.generator._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda *n: GAN(*n, penalty=GradientPenalty()), lambda *n: SimultaneousGAN(*n, method=JARE(1.0))],
+    ids=["penalty", "JARE"],
+)
+def test_compiled_networks_have_no_second_derivative(tmp_path, make):
+    options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    data = ImageDataModule(batch_size=4, max_images=16, seed=0)
+    for mode in ("default", None):
+        module = make(ResNetGenerator(channels=1, latent_dim=4, width=2), ResNetDiscriminator(channels=1, width=2))
+        callbacks = [Acceleration(compile_mode=mode)]
+        trainer = pl.Trainer(
+            max_steps=1, callbacks=callbacks, default_root_dir=tmp_path, enable_checkpointing=False, **options
+        )
+        if mode is None:
+            trainer.fit(module, datamodule=data)
+        else:
+            with pytest.raises(ValueError, match=r"argument `compile_mode` must be None with (GradientPenalty|JARE)"):
+                trainer.fit(module, datamodule=data)
 
 
 def test_wrong_target(tmp_path):
