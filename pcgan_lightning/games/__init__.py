@@ -2,8 +2,9 @@
 
 from pcgan_lightning.games.bimodal import BimodalGame, BimodalRun, Players
 from pcgan_lightning.games.equilibria import equilibrium_blocks, equilibrium_jacobian
-from pcgan_lightning.games.game import Game, Linearization
+from pcgan_lightning.games.game import Game
 from pcgan_lightning.games.linear_gan import LinearGAN, LinearRun
+from pcgan_lightning.games.linearization import Linearization
 from pcgan_lightning.games.mixture import ModeCoverage, mode_coverage, ring_of_modes
 from pcgan_lightning.games.regularizers import JARE, ConOpt, GameMethod, SimGD
 from pcgan_lightning.games.spectrum import (

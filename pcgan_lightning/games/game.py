@@ -13,17 +13,15 @@ Simultaneous gradient descent adds :math:`\eta v`; a stable equilibrium is where
 negative real parts.
 """
 
-import re
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Optional, Union
+from typing import Literal, Union
 
 import torch
 from torch import Tensor
 
-PLAYERS = ("generator", "discriminator")
+from pcgan_lightning.games.linearization import Linearization, depends_on, flat, gradients_of, holds_error
 
-# What autograd says of a function with a first derivative only; a compiled network is one.
-NO_SECOND_DERIVATIVE = re.compile(r"differentiate twice|double backward|derivative|is not implemented")
+PLAYERS = ("generator", "discriminator")
 
 
 class Game:
@@ -128,7 +126,7 @@ class Game:
             ``[size]``, without a graph.
         """
         generator, discriminator = self.gradients()
-        return -_flat(generator + discriminator)
+        return -flat(generator + discriminator)
 
     def regularized(
         self,
@@ -194,7 +192,7 @@ class Game:
             ValueError: as :meth:`gradients`, and for a loss whose gradient has no derivative where it should.
         """
         generator, discriminator = self._differentiable_gradients(*self.losses())
-        return Linearization(-_flat(generator + discriminator), self.parameters)
+        return Linearization(-flat(generator + discriminator), self.parameters)
 
     def jvp(self, vector: Tensor) -> Tensor:
         """Return A u, see :meth:`Linearization.jvp`."""
@@ -233,7 +231,7 @@ class Game:
             # Only if what comes in requires a gradient does a function without a second derivative leave a mark.
             seed = torch.ones_like(loss, requires_grad=True) if create_graph else None
             # Both losses may share a graph, which the first must not free.
-            gradients = _grad(loss, parameters, seed, create_graph=create_graph, retain_graph=True)
+            gradients = gradients_of(loss, parameters, seed, create_graph=create_graph, retain_graph=True)
             for i, (gradient, parameter) in enumerate(zip(gradients, parameters, strict=True)):
                 if gradient is None:
                     raise ValueError(
@@ -254,7 +252,7 @@ class Game:
         """
         found = self._gradients(generator_loss, discriminator_loss, create_graph=True)
         named = [(name, i, g) for name, gs in zip(PLAYERS, found, strict=True) for i, g in enumerate(gs)]
-        if _holds_error([gradient.grad_fn for _, _, gradient in named]):
+        if holds_error([gradient.grad_fn for _, _, gradient in named]):
             raise ValueError(
                 "argument `losses` must be twice differentiable, got a function marked once_differentiable"
             )
@@ -285,131 +283,6 @@ class Game:
                     f"argument `losses` must be twice differentiable, got a gradient of the {name}'s parameter number "
                     f"{i} that changes with the parameters but was cut off their graph"
                 )
-
-
-class Linearization:
-    """The Jacobian A of a game at one point, as a linear map; :meth:`Game.linearize` makes it.
-
-    It keeps the graphs of the gradient and of the transposed product, so that each product is one backward pass. It
-    ends with the next change of the parameters in place.
-
-    Args:
-        direction: v, ``[size]``, with its graph.
-        parameters: all of them, in v's order.
-    """
-
-    def __init__(self, direction: Tensor, parameters: Sequence[Tensor]) -> None:
-        self._direction = direction
-        self._parameters = tuple(parameters)
-        self._cotangent: Optional[Tensor] = None
-
-    @property
-    def direction(self) -> Tensor:
-        """The update direction v, ``[size]``, without its graph."""
-        return self._direction.detach()
-
-    @torch.inference_mode(False)
-    @torch.enable_grad()
-    def vjp(self, vector: Tensor) -> Tensor:
-        """Return A^T u.
-
-        Args:
-            vector: u, ``[size]``.
-
-        Raises:
-            ValueError: for a vector of another shape, or losses without second derivatives.
-        """
-        return self._pull(self._checked(vector), create_graph=False)
-
-    @torch.inference_mode(False)
-    @torch.enable_grad()
-    def jvp(self, vector: Tensor) -> Tensor:
-        r"""Return A u, by differentiating :math:`c \mapsto A^T c`, which is linear, in the direction u.
-
-        That is reverse mode twice. Forward mode would need every operation of the losses to have a forward formula,
-        and the parameters as arguments of the losses; this works with any loss that has second derivatives.
-
-        Args:
-            vector: u, ``[size]``.
-
-        Raises:
-            ValueError: for a vector of another shape, or losses without second derivatives.
-        """
-        vector = self._checked(vector)
-        if not self._direction.requires_grad:
-            return torch.zeros_like(vector)
-        if self._cotangent is None:
-            self._cotangent = torch.zeros_like(self._direction, requires_grad=True)
-            self._pulled = self._pull(self._cotangent, create_graph=True)
-        if not self._pulled.requires_grad:  # v depends on nothing of the game
-            return torch.zeros_like(vector)
-        (product,) = _grad(self._pulled, (self._cotangent,), vector, retain_graph=True)
-        return torch.zeros_like(vector) if product is None else product
-
-    def matrix(self) -> Tensor:
-        """Return A, ``[size, size]``, row by row."""
-        return torch.stack([self.vjp(row) for row in torch.eye(len(self._direction)).to(self._direction)])
-
-    def _pull(self, vector: Tensor, create_graph: bool) -> Tensor:
-        if not self._direction.requires_grad:  # v is constant
-            return torch.zeros_like(vector)
-        found = _grad(self._direction, self._parameters, vector, create_graph=create_graph, retain_graph=True)
-        pieces = zip(found, self._parameters, strict=True)
-        return _flat([torch.zeros_like(p) if piece is None else piece for piece, p in pieces])
-
-    def _checked(self, vector: Tensor) -> Tensor:
-        if vector.shape != self._direction.shape:
-            raise ValueError(
-                f"argument `vector` must have shape {tuple(self._direction.shape)}, got {tuple(vector.shape)}"
-            )
-        return vector.to(self._direction)
-
-
-def _grad(
-    outputs: Tensor, inputs: Sequence[Tensor], vector: Optional[Tensor] = None, **options: Any
-) -> tuple[Optional[Tensor], ...]:
-    """Return the gradients, None for inputs outside the graph."""
-    try:
-        return torch.autograd.grad(outputs, inputs, vector, allow_unused=True, **options)
-    except RuntimeError as error:
-        if NO_SECOND_DERIVATIVE.search(str(error)):
-            raise ValueError(f"argument `losses` must be twice differentiable, got: {error}") from error
-        raise
-
-
-def depends_on(tensor: Tensor, parameters: Sequence[Tensor]) -> bool:
-    """Return whether a tensor's graph leads to one of the parameters."""
-    if any(tensor is parameter for parameter in parameters):
-        return True
-    leaves, inner = {id(p) for p in parameters}, {p.grad_fn for p in parameters} - {None}
-    waiting, seen = [tensor.grad_fn], {None}
-    while waiting:
-        node = waiting.pop()
-        if node in seen:
-            continue
-        if node in inner or id(getattr(node, "variable", None)) in leaves:
-            return True
-        seen.add(node)
-        waiting.extend(following for following, _ in node.next_functions)
-    return False
-
-
-def _holds_error(nodes: list[Any]) -> bool:
-    """Return whether the graph behind these nodes has one that raises when it is differentiated."""
-    seen: set[Any] = set()
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        if node.name().endswith("Error"):
-            return True
-        seen.add(node)
-        nodes.extend(following for following, _ in node.next_functions)
-    return False
-
-
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
 def _bytes(count: int) -> str:

@@ -13,7 +13,8 @@ from typing import Any, Literal, NamedTuple, Optional
 import torch
 from torch import Tensor
 
-from pcgan_lightning.games.game import NO_SECOND_DERIVATIVE, PLAYERS, Game, depends_on
+from pcgan_lightning.games.game import PLAYERS, Game
+from pcgan_lightning.games.linearization import NO_SECOND_DERIVATIVE, depends_on, holds_error
 
 Players = Literal["both", "generator", "discriminator"]
 Gradients = tuple[Tensor, ...]
@@ -251,15 +252,8 @@ def _check_differentiable(gradients: Iterable[Tensor], sources: tuple[int, ...])
 
     Its mark leads to no parameter, so that ``torch.autograd.grad`` would pass it by and count the function as constant.
     """
-    waiting, seen = [gradient.grad_fn for gradient in gradients], set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        if node.name() == "torch::autograd::Error":
-            raise _no_second_derivatives(sources, "a function marked with `once_differentiable`")
-        seen.add(node)
-        waiting.extend(following for following, _ in node.next_functions)
+    if holds_error([gradient.grad_fn for gradient in gradients]):
+        raise _no_second_derivatives(sources, "a function marked with `once_differentiable`")
 
 
 def _no_second_derivatives(sources: tuple[int, ...], found: str) -> ValueError:
