@@ -3,16 +3,14 @@
 import csv
 import importlib.util
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from command import pcgan
 from PIL import Image
-
-from pcgan_lightning.cli import main
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs" / "pcgan").glob("*.yaml"))
@@ -22,16 +20,6 @@ TINY = [
     *("--data.max_images=64", "--data.batch_size=8", "--model.generator.width=2", "--model.discriminator.width=2"),
     *("--trainer.accelerator=cpu", "--trainer.enable_model_summary=false", "--progress.refresh_every_n_steps=1000"),
 ]
-
-
-def pcgan(monkeypatch, *arguments):
-    """Run the command as a shell would; return its exit status."""
-    monkeypatch.setattr(sys, "argv", ["pcgan", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as end:
-        return end.code or 0
-    return 0
 
 
 def quickstart(monkeypatch, folder, *more):

@@ -2,14 +2,12 @@
 
 import csv
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from command import pcgan
 from PIL import Image
-
-from pcgan_lightning.cli import main
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "jare").glob("mixture_*.yaml"))
 CONFIG = CONFIGS[0].with_name("mixture_jare.yaml")
@@ -17,16 +15,6 @@ TINY = [
     *("--model.generator.width=8", "--model.discriminator.width=8", "--trainer.max_steps=4", "--samples.count=50"),
     *("--trainer.accelerator=cpu", "--trainer.enable_model_summary=false", "--progress.refresh_every_n_steps=1000"),
 ]
-
-
-def pcgan(monkeypatch, *arguments):
-    """Run the command as a shell would; return its exit status."""
-    monkeypatch.setattr(sys, "argv", ["pcgan", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as end:
-        return end.code or 0
-    return 0
 
 
 @pytest.fixture(scope="module")

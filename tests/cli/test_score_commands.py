@@ -11,10 +11,10 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from command import pcgan
 from PIL import Image
 from safetensors import safe_open
 
-from pcgan_lightning.cli import main
 from pcgan_lightning.data import ImageDataModule
 from pcgan_lightning.generate import load_gan
 from pcgan_lightning.images import to_uint8
@@ -22,16 +22,6 @@ from pcgan_lightning.metrics import ClassifierFeatures, GenerativeScores, refere
 
 ROOT = Path(__file__).parents[2]
 SCORES = "[fid,score,precision_recall]"  # KID wants more images than a test has time for
-
-
-def pcgan(monkeypatch, *arguments):
-    """Run the command as a shell would; return its exit status."""
-    monkeypatch.setattr(sys, "argv", ["pcgan", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as end:
-        return end.code or 0
-    return 0
 
 
 def error(capsys):
