@@ -21,6 +21,7 @@ FLOORS = [
     {"networks"},
     {"data"},
     {"metrics"},
+    {"checkpoints"},
     {"modules", "callbacks"},
     {"runs", "generate", "evaluate", "report", "cli"},
 ]
