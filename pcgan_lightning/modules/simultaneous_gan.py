@@ -45,7 +45,7 @@ class SimultaneousGAN(TwoPlayerModule):
         self.record_arguments(method=self.method, ema_decay=self.ema_decay)
 
     @property
-    def differentiates_twice(self) -> bool:
+    def twice_differentiated(self) -> bool:
         """Whether the method has a regulariser, a function of gradients."""
         return self.method.gamma > 0
 

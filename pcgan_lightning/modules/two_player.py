@@ -99,7 +99,7 @@ class TwoPlayerModule(pl.LightningModule):
         self._evaluated = 0
 
     @property
-    def differentiates_twice(self) -> bool:
+    def twice_differentiated(self) -> bool:
         """Whether training takes derivatives of gradients by the parameters of both players."""
         return False
 
@@ -324,8 +324,15 @@ class TwoPlayerModule(pl.LightningModule):
         Raises:
             ValueError: for several processes without ``ddp``.
         """
+        strategy = self.trainer.strategy
         check_strategy(self.trainer)
         if stage == "fit":
+            # Asked for by `sync_batchnorm`; torch's own layer works where this condition does not hold.
+            if getattr(strategy, "_layer_sync", None) and (
+                strategy.root_device.type == "cpu" or self.twice_differentiated
+            ):
+                strategy._layer_sync = None
+                SynchronizedBatchNorm.take_over(self)
             self._latent_seed = self._random_states = None
             self._randomness_is_set = False
 
@@ -360,8 +367,6 @@ class TwoPlayerModule(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         """Check that the data has the networks' image shape, and that the average has the generator's PC-layers."""
-        if self.device.type == "cpu" or self.differentiates_twice:
-            SynchronizedBatchNorm.take_over(self)
         if self.averaged_generator is not None:
             match_preconditioning(self.averaged_generator.module, self.generator.state_dict())
         if self.trainer.datamodule is not None:

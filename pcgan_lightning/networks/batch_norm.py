@@ -1,37 +1,38 @@
 """Batch normalisation over the batches of several processes, on any device and twice differentiable."""
 
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 __all__ = ["SynchronizedBatchNorm"]
 
 
-class SynchronizedBatchNorm(nn.SyncBatchNorm):
-    r"""``torch.nn.SyncBatchNorm`` with derivatives of any order, for CPU processes too.
+class SynchronizedBatchNorm(_BatchNorm):
+    r"""Batch normalisation of ``[N, C, ...]`` whose batch is that of all processes together.
 
-    In training, :math:`y = w (x - \mu) / \sqrt{\sigma^2 + \epsilon} + b` with the mean and the biased variance of all
-    processes' batches together, whatever their sizes; the running statistics are updated as by ``BatchNorm``, with the
-    unbiased variance. Statistics are in at least float32. Torch's own layer, whose training needs a GPU, does not offer
-    the second derivative that ConOpt and JARE take. Evaluation is torch's.
+    In training, :math:`y = w (x - \mu) / \sqrt{\sigma^2 + \epsilon} + b` with the mean and the biased variance over all
+    processes' batches, whatever their sizes; the running statistics follow as in torch's layers, the variance unbiased.
+    Statistics are in at least float32. Unlike ``torch.nn.SyncBatchNorm`` it works on CPU, and has derivatives of any
+    order, which ConOpt and JARE take. In evaluation, or with one process, it is torch's.
 
-    The arguments, parameters and buffers are those of ``torch.nn.SyncBatchNorm``.
+    Arguments, parameters and buffers are those of ``torch.nn.BatchNorm2d``.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise ``[N, C, ...]``; every process must take part."""
+        """Normalise; in training every process must take part."""
         if not self.training or not torch.distributed.is_initialized():
             return super().forward(input)
         wide = input.to(torch.promote_types(input.dtype, torch.float32))
         axes = [0, *range(2, input.dim())]
         per_channel = [1, -1, *[1] * (input.dim() - 2)]
         count = torch.full((1,), input.numel() / input.shape[1], dtype=wide.dtype, device=wide.device)
-        sums = _Sum.apply(torch.cat([wide.sum(axes), count]), self.process_group)
+        sums = _Sum.apply(torch.cat([wide.sum(axes), count]))
         total, mean = sums[-1].detach(), sums[:-1] / sums[-1]
         # A second message: the difference of the squares' mean and the mean's square would lose digits.
         deviations = wide - mean.view(per_channel)
-        variance = _Sum.apply(deviations.square().sum(axes), self.process_group) / total
+        variance = _Sum.apply(deviations.square().sum(axes)) / total
         self._follow(mean.detach(), variance.detach() * total / (total - 1))
         normalized = deviations * (variance + self.eps).rsqrt().view(per_channel)
         if self.affine:
@@ -49,22 +50,25 @@ class SynchronizedBatchNorm(nn.SyncBatchNorm):
 
     @classmethod
     def take_over(cls, network: nn.Module) -> None:
-        """Let every ``torch.nn.SyncBatchNorm`` of a network be one of these; its tensors stay the same objects."""
+        """Let every batch normalisation in a network be of this kind; modules and tensors stay the same objects."""
         for module in network.modules():
-            if type(module) is nn.SyncBatchNorm:
+            if isinstance(module, _BatchNorm):
                 module.__class__ = cls
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"argument `input` must have shape [N, C, ...], got {list(input.shape)}")
 
 
 class _Sum(torch.autograd.Function):
     """Sum over processes. Its derivative is a sum over processes too: each one's result reaches all losses."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor, group: Optional[Any]) -> Tensor:
-        ctx.group = group
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
         result = tensor.clone(memory_format=torch.contiguous_format)
-        torch.distributed.all_reduce(result, group=group)
+        torch.distributed.all_reduce(result)
         return result
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _Sum.apply(gradient, ctx.group), None
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _Sum.apply(gradient)
