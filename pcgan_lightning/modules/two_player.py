@@ -126,8 +126,10 @@ class TwoPlayerModule(pl.LightningModule):
             averaged: whether the moving average of the weights is used where the run has one.
         """
         network = self.averaged_generator if averaged and self.averaged_generator is not None else self.generator
+        # Of the weights' dtype, which is not float32 with `precision="64-true"` and its like.
+        dtype = next((p.dtype for p in network.parameters()), latents.dtype)
         with evaluation_mode(network):
-            return network(latents.to(self.device))
+            return network(latents.to(self.device, dtype))
 
     def fixed_latents(self, count: int, seed: int = 0) -> Tensor:
         """Return the first `count` of an endless row of latents ``[count, latent_dim]`` that the seed alone decides.
