@@ -2,6 +2,7 @@
 
 from pcgan_lightning.callbacks.acceleration import Acceleration
 from pcgan_lightning.callbacks.balance import BalanceLogger
+from pcgan_lightning.callbacks.guard import NonFiniteError, NonFiniteGuard
 from pcgan_lightning.callbacks.jacobian import JacobianSpectrumLogger
 from pcgan_lightning.callbacks.magnitudes import AdaptiveMagnitudeLogger
 from pcgan_lightning.callbacks.modes import ModeLogger
@@ -24,6 +25,8 @@ __all__ = [
     "GANProgressBar",
     "JacobianSpectrumLogger",
     "ModeLogger",
+    "NonFiniteError",
+    "NonFiniteGuard",
     "Preconditioning",
     "SampleGridLogger",
     "ScoreLogger",
