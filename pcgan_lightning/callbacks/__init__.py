@@ -2,6 +2,7 @@
 
 from pcgan_lightning.callbacks.acceleration import Acceleration
 from pcgan_lightning.callbacks.balance import BalanceLogger
+from pcgan_lightning.callbacks.collapse import CollapseMonitor
 from pcgan_lightning.callbacks.guard import NonFiniteError, NonFiniteGuard
 from pcgan_lightning.callbacks.jacobian import JacobianSpectrumLogger
 from pcgan_lightning.callbacks.magnitudes import AdaptiveMagnitudeLogger
@@ -21,6 +22,7 @@ __all__ = [
     "AdaptiveMagnitudeLogger",
     "AdaptivePreconditioning",
     "BalanceLogger",
+    "CollapseMonitor",
     "FixedPreconditioning",
     "GANProgressBar",
     "JacobianSpectrumLogger",
