@@ -60,9 +60,7 @@ class NonFiniteGuard(Callback):
         NonFiniteError: in training, to stop it.
     """
 
-    def __init__(
-        self, action: Literal["stop", "restore"] = "stop", every_n_steps: int = 50, restores: int = 3
-    ) -> None:
+    def __init__(self, action: Literal["stop", "restore"] = "stop", every_n_steps: int = 50, restores: int = 3) -> None:
         if action not in ("stop", "restore"):
             raise ValueError(f"argument `action` must be 'stop' or 'restore', got {action!r}")
         if restores < 1:
@@ -170,10 +168,10 @@ class NonFiniteGuard(Callback):
     @torch.no_grad()
     def _measure_norms(self, trainer: "pl.Trainer") -> None:
         if self._layers:
-            norms = torch.stack([_norm_estimate(pc_layer, original_weight(layer)) for _, pc_layer, layer in self._layers])
-            names = [name for name, *_ in self._layers]
-            pattern = "singular value of layer {} at iteration {}"
+            names, pc_layers, layers = zip(*self._layers, strict=True)
+            norms = torch.stack([_norm_estimate(p, original_weight(x)) for p, x in zip(pc_layers, layers, strict=True)])
             values = torch.stack([norms, norms.reciprocal()])
+            pattern = "singular value of layer {} at iteration {}"
             self._measurements.append((pattern, names, completed_iterations(trainer), values))
 
     # ------------------------------------------------------------------ reading, and what follows
