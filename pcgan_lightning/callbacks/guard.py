@@ -3,14 +3,14 @@
 import copy
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Optional
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from pcgan_lightning.callbacks._targets import check_interval, completed_iterations
@@ -31,10 +31,11 @@ class NonFiniteGuard(Callback):
     r"""Stop, or go back to the last good checkpoint, when a number of the training is NaN or infinite.
 
     Looked at in every iteration, in the order in which they come about: every loss that is backpropagated, the
-    gradients before every optimizer step; after the steps, all weights, the norms :math:`u^\top W v` that PC-layers
+    gradients before every optimizer step; after the steps, their weights, the norms :math:`u^\top W v` that PC-layers
     divide by (an inverse that is infinite counts as well), and floating-point buffers. The first that was not finite
     is named, such as ``gradient of discriminator.conv1.weight at iteration 17``. The extremes of a tensor decide, not
-    a sum or norm of it, which for large finite values may overflow.
+    a sum or norm of it, which for large finite values may overflow. Weights that no optimizer holds, averages of others
+    or constant, are looked at only when the measurements are read.
 
     Nothing waits for an accelerator in between: what was measured stays on the device, and is read every
     `every_n_steps` iterations, in those in which another callback measures (its ``every_n_steps``), at the end of an
@@ -82,9 +83,15 @@ class NonFiniteGuard(Callback):
         self._scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         parameters = {name: p for name, p in original_parameters(pl_module).items() if not _exact(p)}
         self._names = {id(p): name for name, p in parameters.items()}
-        self._weights = list(parameters), list(parameters.values())
-        self._layers = _pc_layers(pl_module)
-        vectors = {id(vector) for _, pc_layer, _ in self._layers for vector in (pc_layer.u, pc_layer.v)}
+        self._layers = {
+            n: (p, original_weight(pl_module.get_submodule(n))) for n, p in preconditioners(pl_module).items()
+        }
+        held = {id(p) for optimizer in trainer.optimizers for group in optimizer.param_groups for p in group["params"]}
+        normalized = {id(weight) for _, weight in self._layers.values()}
+        self._weights = {name: p for name, p in parameters.items() if id(p) in held}
+        self._plain_weights = {name: p for name, p in self._weights.items() if id(p) not in normalized}
+        self._other_weights = {name: p for name, p in parameters.items() if id(p) not in held}
+        vectors = {id(vector) for pc_layer, _ in self._layers.values() for vector in (pc_layer.u, pc_layer.v)}
         # The owner and its key, since modules may put a new tensor in a buffer's place. The singular vectors are looked
         # at by the norm that they make.
         self._buffers = [
@@ -108,7 +115,7 @@ class NonFiniteGuard(Callback):
         """Look at a loss."""
         self._losses += 1
         if not self._scaled:
-            self._measure(trainer, "loss {} of iteration {}", [str(self._losses)], [loss])
+            self._measure(trainer, "loss {} of iteration {}", {str(self._losses): loss.detach()})
 
     def on_before_optimizer_step(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", optimizer: Optimizer
@@ -116,23 +123,25 @@ class NonFiniteGuard(Callback):
         """Look at the gradients that an optimizer is about to use."""
         if self._scaled:
             return
-        names, gradients = [], []
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    names.append(self._names.get(id(parameter), "a parameter that is not the module's"))
-                    gradients.append(parameter.grad)
-        self._measure(trainer, "gradient of {} at iteration {}", names, gradients)
+        parameters = (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
+        gradients = {self._names.get(id(p), "a parameter that is not the module's"): p.grad for p in parameters}
+        self._measure(trainer, "gradient of {} at iteration {}", gradients)
 
     def on_train_batch_end(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Look at what the steps made, and read the measurements at the interval."""
-        self._measure(trainer, "weight {} at iteration {}", *self._weights)
-        self._measure_norms(trainer)
-        buffers = [(name, owner._buffers.get(key)) for name, owner, key in self._buffers]
-        buffers = [(name, buffer) for name, buffer in buffers if buffer is not None]
-        self._measure(trainer, "buffer {} at iteration {}", [n for n, _ in buffers], [b for _, b in buffers])
+        norms, weights = self._norms(), self._weights
+        # A norm that is finite was made of finite weights. Only a CPU can tell at once without being waited for.
+        if norms is not None and norms.is_cpu and norms.isfinite().all():
+            weights = self._plain_weights
+        self._measure(trainer, "weight {} at iteration {}", weights)
+        if norms is not None:
+            self._keep(trainer, "singular value of layer {} at iteration {}", list(self._layers), norms)
+        buffers = {
+            name: buffer for name, owner, key in self._buffers if (buffer := owner._buffers.get(key)) is not None
+        }
+        self._measure(trainer, "buffer {} at iteration {}", buffers)
         iteration = completed_iterations(trainer)
         if any(iteration % interval == 0 for interval in self._intervals):
             self.check(trainer, pl_module)
@@ -157,22 +166,22 @@ class NonFiniteGuard(Callback):
                 checkpoint[type(precision).__qualname__] = state
 
     @torch.no_grad()
-    def _measure(self, trainer: "pl.Trainer", pattern: str, names: Sequence[str], tensors: Sequence[Tensor]) -> None:
-        plain = [_real(t) if t.is_sparse or t.is_complex() else t for t in tensors]
-        if not all(t.numel() for t in plain):
-            kept = [i for i, t in enumerate(plain) if t.numel()]
-            names, plain = [names[i] for i in kept], [plain[i] for i in kept]
-        if plain:
-            self._measurements.append((pattern, names, completed_iterations(trainer), extremes(plain)))
+    def _measure(self, trainer: "pl.Trainer", pattern: str, tensors: Mapping[str, Tensor]) -> None:
+        tensors = {n: _real(t) if t.is_sparse or t.is_complex() else t for n, t in tensors.items()}
+        tensors = {n: t for n, t in tensors.items() if t.numel()}
+        if tensors:
+            self._keep(trainer, pattern, list(tensors), extremes(list(tensors.values())))
+
+    def _keep(self, trainer: "pl.Trainer", pattern: str, names: Sequence[str], values: Tensor) -> None:
+        self._measurements.append((pattern, names, completed_iterations(trainer), values))
 
     @torch.no_grad()
-    def _measure_norms(self, trainer: "pl.Trainer") -> None:
-        if self._layers:
-            names, pc_layers, layers = zip(*self._layers, strict=True)
-            norms = torch.stack([_norm_estimate(p, original_weight(x)) for p, x in zip(pc_layers, layers, strict=True)])
-            values = torch.stack([norms, norms.reciprocal()])
-            pattern = "singular value of layer {} at iteration {}"
-            self._measurements.append((pattern, names, completed_iterations(trainer), values))
+    def _norms(self) -> Optional[Tensor]:
+        """Return what the PC-layers divide by and its inverse, ``[2, n]``."""
+        if not self._layers:
+            return None
+        norms = torch.stack([_norm_estimate(*layer) for layer in self._layers.values()])
+        return torch.stack([norms, norms.reciprocal()])
 
     # ------------------------------------------------------------------ reading, and what follows
 
@@ -199,9 +208,10 @@ class NonFiniteGuard(Callback):
         return True
 
     def _first_not_finite(self, trainer: "pl.Trainer") -> Optional[str]:
-        measurements, self._measurements = self._measurements, []
-        if not measurements:
+        if not self._measurements:
             return None
+        self._measure(trainer, "weight {} by iteration {}", self._other_weights)
+        measurements, self._measurements = self._measurements, []
         finite = torch.cat([values for *_, values in measurements], dim=1).isfinite().all(dim=0)
         # Of equal entries argmin returns the first.
         position = torch.where(finite.all(), _NOWHERE, finite.int().argmin())
@@ -260,6 +270,8 @@ def extremes(tensors: Sequence[Tensor]) -> Tensor:
     """
     if tensors[0].is_cuda:  # one kernel for all; on CPUs torch's infinity norm is the slowest way
         return torch.stack(torch._foreach_norm(tensors, ord=math.inf)).expand(2, -1)
+    if len(tensors) == 1 and tensors[0].numel() == 1:  # a loss
+        return tensors[0].clone().view(1, 1).expand(2, 1)
     pairs = [torch.aminmax(t) for t in tensors]
     return torch.stack([p.min for p in pairs] + [p.max for p in pairs]).view(2, -1)
 
@@ -274,10 +286,6 @@ def _real(tensor: Tensor) -> Tensor:
     if tensor.is_sparse:
         tensor = tensor.coalesce().values()
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
-
-
-def _pc_layers(module: nn.Module) -> list[tuple[str, Preconditioner, nn.Module]]:
-    return [(name, pc_layer, module.get_submodule(name)) for name, pc_layer in preconditioners(module).items()]
 
 
 def _norm_estimate(pc_layer: Preconditioner, weight: Tensor) -> Tensor:
