@@ -123,8 +123,12 @@ class NonFiniteGuard(Callback):
         """Look at the gradients that an optimizer is about to use."""
         if self._scaled:
             return
-        parameters = (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
-        gradients = {self._names.get(id(p), "a parameter that is not the module's"): p.grad for p in parameters}
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = {
+            self._names.get(id(p)) or f"the optimizer's parameter {number}": p.grad
+            for number, p in enumerate(parameters)
+            if p.grad is not None
+        }
         self._measure(trainer, "gradient of {} at iteration {}", gradients)
 
     def on_train_batch_end(
