@@ -14,7 +14,15 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 # Imported for their names: a config may say `class_path: GAN` without the package's path.
 from pcgan_lightning import callbacks, data, games, losses, metrics, modules, networks, optim  # noqa: F401
-from pcgan_lightning.callbacks import GANProgressBar, Preconditioning, SampleGridLogger, ScoreLogger, SpectrumLogger
+from pcgan_lightning.callbacks import (
+    CollapseMonitor,
+    GANProgressBar,
+    NonFiniteGuard,
+    Preconditioning,
+    SampleGridLogger,
+    ScoreLogger,
+    SpectrumLogger,
+)
 from pcgan_lightning.evaluate import evaluate
 from pcgan_lightning.generate import generate
 from pcgan_lightning.report import report
@@ -57,8 +65,10 @@ class PCGANCLI(LightningCLI):
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add ``run_dir`` and the callbacks that every run has."""
+        """Add ``run_dir`` and the callbacks that every run has, the guard before those that measure."""
         parser.add_argument("--run_dir", type=str, default="runs/pcgan", help="Folder of everything a fit writes.")
+        parser.add_lightning_class_args(NonFiniteGuard, "guard")
+        parser.add_lightning_class_args(CollapseMonitor, "collapse")
         parser.add_subclass_arguments(Preconditioning, "preconditioning", required=False, fail_untyped=False)
         parser.callback_keys.append("preconditioning")
         parser.add_subclass_arguments(ScoreLogger, "scores", required=False)
