@@ -133,6 +133,23 @@ def guards(content: dict[str, Any]) -> list[str]:
     ]
 
 
+def processes(content: dict[str, Any]) -> list[str]:
+    settings, result = content["settings"], content["result"]
+    n = settings["processes"]
+    return [
+        f"| {n} processes | seconds an iteration |",
+        "|---|---|",
+        f"| each by itself | {result['alone_seconds']:.3f} |",
+        f"| together, `ddp` | {result['together_seconds']:.3f} |",
+        f"| ratio (range over {settings['rounds']} rounds) | {result['ratio']:.3f} "
+        f"({result['ratios'][0]:.3f} to {result['ratios'][-1]:.3f}) |",
+        "",
+        f"ResNets of width {settings['width']}, batch {settings['batch_size']} in each process, one thread each."
+        if settings["networks"] == "resnet"
+        else f"CNNs of width {settings['width']}, batch {settings['batch_size']} in each process, one thread each.",
+    ]
+
+
 def fid(row: dict[str, Any], digits: int) -> str:
     return "diverged" if row["fid"] is None else f"{row['fid']:.{digits}f}"
 
@@ -235,6 +252,7 @@ TABLES = {
     "mixture_small": mixture,
     "optimizers": optimizers,
     "preconditioning_overhead": preconditioning_overhead,
+    "processes": processes,
     "scoring": scoring,
     "table1": table1,
     "throughput": throughput,
