@@ -2,6 +2,7 @@
 
 from pcgan_lightning.callbacks.acceleration import Acceleration
 from pcgan_lightning.callbacks.balance import BalanceLogger
+from pcgan_lightning.callbacks.checkpoint import RunCheckpoint
 from pcgan_lightning.callbacks.jacobian import JacobianSpectrumLogger
 from pcgan_lightning.callbacks.magnitudes import AdaptiveMagnitudeLogger
 from pcgan_lightning.callbacks.modes import ModeLogger
@@ -14,6 +15,7 @@ from pcgan_lightning.callbacks.progress import GANProgressBar
 from pcgan_lightning.callbacks.samples import SampleGridLogger
 from pcgan_lightning.callbacks.scores import ScoreLogger
 from pcgan_lightning.callbacks.spectrum import SpectrumLogger
+from pcgan_lightning.callbacks.stop import StopOnSignal
 
 __all__ = [
     "Acceleration",
@@ -25,7 +27,9 @@ __all__ = [
     "JacobianSpectrumLogger",
     "ModeLogger",
     "Preconditioning",
+    "RunCheckpoint",
     "SampleGridLogger",
     "ScoreLogger",
     "SpectrumLogger",
+    "StopOnSignal",
 ]

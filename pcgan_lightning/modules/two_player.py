@@ -8,14 +8,17 @@ from typing import Any, Optional
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 
+from pcgan_lightning.checkpoints import AtomicCheckpointIO
 from pcgan_lightning.evaluation_mode import evaluation_mode
 from pcgan_lightning.losses import AdversarialLoss, HingeLoss
 from pcgan_lightning.networks import ResNetDiscriminator, ResNetGenerator
@@ -258,6 +261,9 @@ class TwoPlayerModule(pl.LightningModule):
         fake = self(torch.randn(len(real), self.latent_dim, generator=source, device=self.device))
         real_scores, fake_scores = self.scores(real, fake)
         generator_loss, discriminator_loss = self.losses(real_scores, fake_scores)
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            # The x-axis, as in end_iteration; a mean over the batches would be rounded.
+            self.log("step", float(self.global_step), reduce_fx="max", batch_size=len(real), sync_dist=True)
         self.log_dict(
             {
                 f"{stage}/loss/discriminator": discriminator_loss,
@@ -272,7 +278,9 @@ class TwoPlayerModule(pl.LightningModule):
     # ------------------------------------------------------------------ hooks of Lightning
 
     def setup(self, stage: str) -> None:
-        """Forget the randomness of an earlier run; a checkpoint that is resumed brings its own."""
+        """Write checkpoints whole, and forget an earlier run's randomness; a resumed checkpoint brings its own."""
+        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         if stage == "fit":
             self._latent_seed = self._random_state = None
 
@@ -319,7 +327,8 @@ class TwoPlayerModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the latents' seed and torch's global random state."""
         checkpoint["latent_seed"] = self._latent_seed
-        checkpoint["random_state"] = _get_random_state()
+        # A resumed run that has not begun its first iteration still has to take up its own.
+        checkpoint["random_state"] = self._random_state or _get_random_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Bring the networks into the checkpoint's form: its PC-layers, whichever callback made them."""
