@@ -202,9 +202,9 @@ def _send_logs_to(folder: Path, trainer: Namespace, checkpoint: Optional[Path]) 
             step = -1 if checkpoint is None else read_checkpoint(checkpoint)["global_step"]
             arguments["version"] = 0
             logger["dict_kwargs"] = {"purge_step": step + 1} | dict(logger.get("dict_kwargs") or {})
-        elif kind == "WandbLogger" and (arguments.get("id") or arguments.get("version")) is None:
-            if checkpoint is not None and (folder / WANDB_ID_FILE).exists():
-                arguments["id"] = (folder / WANDB_ID_FILE).read_text().strip()
+        continued_run = folder / WANDB_ID_FILE
+        if kind == "WandbLogger" and checkpoint is not None and continued_run.exists():
+            arguments["id"] = arguments.get("id") or continued_run.read_text().strip()  # `version` goes before both
     own = Namespace(
         class_path=f"{RunCSVLogger.__module__}.{RunCSVLogger.__qualname__}",
         init_args=Namespace(save_dir=str(folder)),

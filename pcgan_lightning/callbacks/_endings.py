@@ -26,3 +26,15 @@ def run_ends(trainer: "pl.Trainer", in_epoch: bool = True) -> bool:
         or 0 < (loop.max_epochs or 0) <= epochs
         or (trainer.should_stop and loop._can_stop_early)
     )
+
+
+def begin_next_epoch(trainer: "pl.Trainer") -> None:
+    """Let Lightning begin an epoch, from ``on_train_start`` of a run resumed at the last batch of the one before.
+
+    It ends the former epoch by itself, but takes the next for one that had begun: its counts would be too small, and
+    the run too long when it is resumed a second time.
+    """
+    loop = trainer.fit_loop
+    in_last_batch = loop.epoch_loop.restarted_on_train_batch_end and loop.epoch_loop.batch_progress.is_last_batch
+    if in_last_batch and loop.restarted_mid_epoch:
+        loop.reset_restart_stage()

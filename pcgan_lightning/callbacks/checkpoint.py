@@ -6,7 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from pcgan_lightning.callbacks._endings import run_ends, validation_follows
+from pcgan_lightning.callbacks._endings import begin_next_epoch, run_ends, validation_follows
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -32,6 +32,11 @@ class RunCheckpoint(ModelCheckpoint):
         if self.save_on_exception:
             raise ValueError("argument `save_on_exception` must be false: no run can go on from within an iteration")
         self._waits_for_validation = self._waits_for_end = False
+
+    def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        """Begin to measure time, and go on in the right epoch."""
+        super().on_train_start(trainer, pl_module)
+        begin_next_epoch(trainer)
 
     def on_train_batch_end(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int

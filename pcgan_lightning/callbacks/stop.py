@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from pcgan_lightning.callbacks._endings import run_ends, validation_follows
+from pcgan_lightning.callbacks._endings import begin_next_epoch, run_ends, validation_follows
 
 log = logging.getLogger("lightning.pytorch")
 INTERRUPTED = 130  # what shells give a command that Ctrl-C ended
@@ -55,8 +55,9 @@ class StopOnSignal(Callback):
         self._take_over(trainer)
 
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Take the place of Lightning's handlers."""
+        """Take the place of Lightning's handlers, and go on in the right epoch."""
         self._take_over(trainer)
+        begin_next_epoch(trainer)
 
     def on_train_batch_end(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
