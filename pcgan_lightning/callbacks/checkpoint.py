@@ -1,7 +1,7 @@
 """Checkpoints from which a killed run goes on as if it had never been interrupted."""
 
 import time
-from typing import Any
+from typing import Any, Optional
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -31,7 +31,8 @@ class RunCheckpoint(ModelCheckpoint):
         super().__init__(**kwargs)
         if self.save_on_exception:
             raise ValueError("argument `save_on_exception` must be false: no run can go on from within an iteration")
-        self._waits_for_validation = self._waits_for_end = False
+        self._waits_for_validation = False
+        self._at_the_end: Optional[dict[str, Any]] = None  # epoch and step that give what waits for the end its name
 
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Begin to measure time, and go on in the right epoch."""
@@ -45,7 +46,7 @@ class RunCheckpoint(ModelCheckpoint):
         if not self._is_due(trainer):
             return
         if run_ends(trainer):
-            self._waits_for_end = True
+            self._wait_for_end(trainer)
         elif validation_follows(trainer) or not self._knows_monitored(trainer):
             self._waits_for_validation = True
         else:
@@ -57,8 +58,8 @@ class RunCheckpoint(ModelCheckpoint):
             return
         due, self._waits_for_validation = self._waits_for_validation, False
         if run_ends(trainer):
-            due |= not self._should_save_on_train_epoch_end(trainer) and self._epoch_is_due(trainer)
-            self._waits_for_end |= due
+            if due or (not self._should_save_on_train_epoch_end(trainer) and self._epoch_is_due(trainer)):
+                self._wait_for_end(trainer)
         elif due:
             self._save(trainer)
         else:
@@ -66,16 +67,16 @@ class RunCheckpoint(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Save at the interval in epochs."""
-        if run_ends(trainer, in_epoch=False):
-            self._waits_for_end |= self._should_save_on_train_epoch_end(trainer) and self._epoch_is_due(trainer)
-        else:
+        if not run_ends(trainer, in_epoch=False):
             super().on_train_epoch_end(trainer, pl_module)
+        elif self._should_save_on_train_epoch_end(trainer) and self._epoch_is_due(trainer):
+            self._wait_for_end(trainer)
 
     def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Save what waited for the end of the run."""
-        if self._waits_for_end:
-            self._waits_for_end = False
-            self._save(trainer)
+        if self._at_the_end is not None:
+            self._save(trainer, **self._at_the_end)
+            self._at_the_end = None
         super().on_train_end(trainer, pl_module)
 
     def on_exception(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException) -> None:
@@ -100,8 +101,12 @@ class RunCheckpoint(ModelCheckpoint):
     def _knows_monitored(self, trainer: "pl.Trainer") -> bool:
         return self.monitor is None or self.monitor in trainer.callback_metrics
 
-    def _save(self, trainer: "pl.Trainer") -> None:
+    def _wait_for_end(self, trainer: "pl.Trainer") -> None:
+        now = self._monitor_candidates(trainer)
+        self._at_the_end = {key: now[key] for key in ("epoch", "step")}
+
+    def _save(self, trainer: "pl.Trainer", **place: Any) -> None:
         if not self._should_skip_saving_checkpoint(trainer):
-            candidates = self._monitor_candidates(trainer)
+            candidates = self._monitor_candidates(trainer) | place
             self._save_topk_checkpoint(trainer, candidates)
             self._save_last_checkpoint(trainer, candidates)

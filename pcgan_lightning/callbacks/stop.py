@@ -9,9 +9,7 @@ from typing import Any, NoReturn, Optional, Union
 
 import lightning.pytorch as pl
 import torch
-from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from pcgan_lightning.callbacks._endings import begin_next_epoch, run_ends, validation_follows
@@ -77,7 +75,8 @@ class StopOnSignal(Callback):
     def on_exception(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException) -> None:
         """Kill the processes that this one launched."""
         launcher = trainer.strategy.launcher
-        if isinstance(launcher, _SubprocessScriptLauncher) and not self._stopped:
+        # By name, since `lightning.pytorch` and `pytorch_lightning` have one each.
+        if type(launcher).__name__ == "_SubprocessScriptLauncher" and not self._stopped:
             launcher.kill(signal.SIGKILL)
             for process in launcher.procs:
                 process.wait()
@@ -93,7 +92,7 @@ class StopOnSignal(Callback):
             connector.received_sigterm, self._received = False, signal.SIGTERM
         held = [signal.SIGTERM, signal.SIGINT]
         environment = trainer._accelerator_connector.cluster_environment
-        if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
+        if getattr(environment, "auto_requeue", False):  # SLURM's
             self._requeue, self._requeue_signal = connector._slurm_sigusr_handler_fn, int(environment.requeue_signal)
             held.append(self._requeue_signal)
         for signum in held:
