@@ -7,8 +7,8 @@ import warnings
 from pathlib import Path
 
 import lightning.pytorch as pl
-from foreign_modules import image_loader, make_classifier
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.demos.boring_classes import BoringModel
 
 from pcgan_lightning.callbacks import StopOnSignal
 
@@ -36,11 +36,13 @@ if __name__ == "__main__":
         accelerator="cpu",
         devices=2,
         strategy="ddp",
-        max_epochs=3,
+        max_epochs=1,
+        limit_train_batches=8,
+        limit_val_batches=0,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,
         callbacks=[StopOnSignal(), Disturb(folder, sys.argv[2])],
     )
-    trainer.fit(make_classifier(pl)(), image_loader())
+    trainer.fit(BoringModel())
