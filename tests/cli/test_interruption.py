@@ -204,9 +204,9 @@ def test_full_disk(interrupted, monkeypatch):
     """Files may not grow over a limit: the checkpoint does not fit, the former one is whole, and serves to go on."""
     former = {path: path.read_bytes() for path in (interrupted / "checkpoints").iterdir()}
     size = max(map(len, former.values()))
+    more = ("--trainer.max_steps=7", "--ckpt_path=last")
     done = subprocess.run(
-        [sys.executable, "-m", "pcgan_lightning.cli", *map(str, TINY), "--trainer.max_steps=7"]
-        + ["--ckpt_path=last", "--run_dir", str(interrupted)],
+        [sys.executable, "-m", "pcgan_lightning.cli", *map(str, (*TINY, "--run_dir", interrupted)), *more],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, resource.RLIM_INFINITY)),
         capture_output=True,
         text=True,
@@ -217,7 +217,7 @@ def test_full_disk(interrupted, monkeypatch):
     assert "iteration_0000006.ckpt can't be written, former ones are untouched: File too large" in line
     assert "Traceback" not in done.stderr
     assert {path: path.read_bytes() for path in (interrupted / "checkpoints").iterdir()} == former
-    assert fit(monkeypatch, interrupted, "--trainer.max_steps=7", "--ckpt_path=last") == 0
+    assert fit(monkeypatch, interrupted, *more) == 0
     assert end(interrupted)["global_step"] == 7
 
 
