@@ -39,7 +39,7 @@ ARGUMENTS = (
     *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),
 )
 COMPARED = ("global_step", "epoch", "state_dict", "optimizer_states", "lr_schedulers", "callbacks", "latent_seed")
-COMPARED += ("random_state", "ImageDataModule")
+COMPARED += ("random_states", "ImageDataModule")
 TIMINGS = ("iterations_per_second",)
 KILLS_OF_A_RUN = 4  # of the runs that are killed several times
 

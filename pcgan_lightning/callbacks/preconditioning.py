@@ -178,8 +178,9 @@ class AdaptivePreconditioning(Preconditioning):
             return
         layers = preconditioners(target)
         values = modified_condition_number(target, after_polynomial=False)
-        # One transfer for all layers.
-        measured = torch.stack([values[name].double() for name in adaptive]).tolist()
+        # One transfer for all layers. The first process's numbers decide for all: on another device, or with other
+        # libraries, the same weights may be found to lie on the other side of a threshold.
+        measured = trainer.strategy.broadcast(torch.stack([values[name].double() for name in adaptive]).tolist())
         for name, value in zip(adaptive, measured, strict=True):
             recent = [*self.measurements.get(name, ()), value][-self.history :]
             self.measurements[name] = recent

@@ -1,11 +1,13 @@
 """The classical game: alternating updates of discriminator and generator."""
 
+from collections.abc import Sequence
 from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
 
 from pcgan_lightning.losses import AdversarialLoss, GradientRegularizer
+from pcgan_lightning.modules._processes import Share
 from pcgan_lightning.modules.two_player import TwoPlayerModule
 
 
@@ -66,43 +68,44 @@ class GAN(TwoPlayerModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One iteration: both players' turns on the real images of `batch`."""
-        self.begin_iteration()
         real = self.real_images(batch)
         if len(real) < self.discriminator_steps:
             raise ValueError(
                 f"a batch of the loader must hold at least `discriminator_steps` = {self.discriminator_steps} "
                 f"images, one for each discriminator update, got {len(real)}"
             )
+        shares = self.begin_iteration(len(real), self.discriminator_steps)
         parts = real.tensor_split(self.discriminator_steps)
         if self.discriminator_first:
-            metrics = self._discriminator_turn(parts) | self._generator_turn(len(parts[0]))
+            metrics = self._discriminator_turn(parts, shares) | self._generator_turn(shares[0])
         else:
-            metrics = self._generator_turn(len(parts[0])) | self._discriminator_turn(parts)
+            metrics = self._generator_turn(shares[0]) | self._discriminator_turn(parts, shares)
         self.end_iteration(metrics)
 
-    def _discriminator_turn(self, parts: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    def _discriminator_turn(self, parts: Sequence[Tensor], shares: Sequence[Share]) -> dict[str, Tensor]:
         optimizer = self.optimizers()[1]
         self.toggle_optimizer(optimizer)
         records = []
-        for real in parts:
+        for real, share in zip(parts, shares, strict=True):
             with torch.no_grad():
-                fake = self.generator(self.draw_latents(len(real)))
+                fake = self.generator(self.draw_latents(share))
             loss, real_scores, fake_scores = self.discriminator_loss(real, fake)
             record = {"score/real": real_scores.mean(), "score/fake": fake_scores.mean()}
             if self.penalty is not None:
-                penalty = self.penalty(self.discriminator, real, fake, self.draw_uniform(len(real)))
+                penalty = self.penalty(self.discriminator, real, fake, self.draw_uniform(share))
                 loss, record["loss/penalty"] = loss + penalty, penalty.detach()
-            self.update(optimizer, loss)
-            records.append(record | {"loss/discriminator": loss.detach()})
+            self.update(optimizer, share.weigh(loss))
+            record["loss/discriminator"] = loss.detach()
+            records.append({name: share.weigh(value) for name, value in record.items()})
         self.untoggle_optimizer(optimizer)
         return {name: torch.stack([record[name] for record in records]).mean() for name in records[0]}
 
-    def _generator_turn(self, batch_size: int) -> dict[str, Tensor]:
+    def _generator_turn(self, share: Share) -> dict[str, Tensor]:
         optimizer = self.optimizers()[0]
         self.toggle_optimizer(optimizer)
         losses = []
         for step in range(self.generator_steps):
-            loss = self.loss.generator(self.discriminator(self.generator(self.draw_latents(batch_size))))
+            loss = share.weigh(self.loss.generator(self.discriminator(self.generator(self.draw_latents(share)))))
             self.update(optimizer, loss, counts=step == self.generator_steps - 1)
             losses.append(loss.detach())
         self.untoggle_optimizer(optimizer)

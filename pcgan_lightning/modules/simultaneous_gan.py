@@ -1,12 +1,13 @@
 """The game as the theory has it: both players move at once, from the same point."""
 
+from functools import partial
 from typing import Any, Optional
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pcgan_lightning.games import GameMethod, SimGD
 from pcgan_lightning.losses import AdversarialLoss
+from pcgan_lightning.modules._processes import mean_over_processes
 from pcgan_lightning.modules.two_player import TwoPlayerModule
 
 
@@ -43,6 +44,11 @@ class SimultaneousGAN(TwoPlayerModule):
         self.method = method if method is not None else SimGD()
         self.record_arguments(method=self.method, ema_decay=self.ema_decay)
 
+    @property
+    def twice_differentiated(self) -> bool:
+        """Whether the method has a regulariser, a function of gradients."""
+        return self.method.gamma > 0
+
     def setup(self, stage: str) -> None:
         """Refuse a loss scale, which gradients that are not backpropagated would not have."""
         super().setup(stage)
@@ -54,12 +60,15 @@ class SimultaneousGAN(TwoPlayerModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One iteration: both players' gradients at one point, then both steps."""
-        self.begin_iteration()
         real = self.real_images(batch)
-        real_scores, fake_scores = self.scores(real, self.generator(self.draw_latents(len(real))))
-        losses = self.losses(real_scores, fake_scores)
+        (share,) = self.begin_iteration(len(real))
+        real_scores, fake_scores = self.scores(real, self.generator(self.draw_latents(share)))
+        losses = [share.weigh(loss) for loss in self.losses(real_scores, fake_scores)]
+        for loss in losses:
+            # For callbacks that look at losses: it calls their hook, as a backward pass of Lightning's would.
+            self.trainer.precision_plugin.pre_backward(loss, self)
         players = [_trained(network) for network in (self.generator, self.discriminator)]
-        directions = self.method(*losses, *players, self._mean_over_processes)
+        directions = self.method(*losses, *players, partial(mean_over_processes, self.trainer))
         turns = zip(self.optimizers(), players, directions, (True, False), strict=True)
         for optimizer, parameters, gradients, counts in turns:
             optimizer.zero_grad()
@@ -69,20 +78,12 @@ class SimultaneousGAN(TwoPlayerModule):
             self.step(optimizer, counts)
         self.end_iteration(
             {
-                "score/real": real_scores.detach().float().mean(),
-                "score/fake": fake_scores.detach().float().mean(),
+                "score/real": share.weigh(real_scores.detach().float().mean()),
+                "score/fake": share.weigh(fake_scores.detach().float().mean()),
                 "loss/discriminator": losses[1].detach(),
                 "loss/generator": losses[0].detach(),
             }
         )
-
-    def _mean_over_processes(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        if self.trainer.world_size == 1:
-            return gradients
-        # One message for all, and a copy: the reduction is in place, while the gradients' graph still needs them.
-        flat = self.trainer.strategy.reduce(torch.cat([g.flatten() for g in gradients]), reduce_op="mean")
-        parts = flat.split([g.numel() for g in gradients])
-        return tuple(part.view_as(g) for part, g in zip(parts, gradients, strict=True))
 
 
 def _trained(network: nn.Module) -> list[nn.Parameter]:

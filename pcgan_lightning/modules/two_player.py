@@ -2,7 +2,8 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Optional
 
 import lightning.pytorch as pl
@@ -21,9 +22,12 @@ from torch.optim.swa_utils import AveragedModel
 from pcgan_lightning.checkpoints import AtomicCheckpointIO
 from pcgan_lightning.evaluation_mode import evaluation_mode
 from pcgan_lightning.losses import AdversarialLoss, HingeLoss
-from pcgan_lightning.networks import ResNetDiscriminator, ResNetGenerator
+from pcgan_lightning.modules._processes import Share, check_strategy, mean_over_processes, shares_of
+from pcgan_lightning.networks import ResNetDiscriminator, ResNetGenerator, SynchronizedBatchNorm
 from pcgan_lightning.optim import LinearDecay
 from pcgan_lightning.spectra import match_preconditioning, original_parameters, power_iteration, preconditioners
+
+RandomState = dict[str, Tensor]
 
 # Lightning advises modules with manual optimization to save the weights before the step. Here a checkpoint is meant to
 # hold the state after it, which is what a resumed run goes on from.
@@ -39,6 +43,11 @@ class TwoPlayerModule(pl.LightningModule):
 
     Randomness is counter-based: the latents of an iteration depend on the seed and its number alone, so a resumed run
     continues the same stream, and n processes draw what one would on the whole batch, each taking its slice.
+
+    On several processes (any kind of Lightning's ``ddp``) an update exchanges its own player's gradients, once, and
+    nothing of the other player. Losses must be means over samples; then n processes compute what one would on the
+    whole batch, however uneven their parts are. With ``Trainer(sync_batchnorm=True)`` that holds for batch
+    normalisation too, on CPU as well and for methods with second derivatives.
 
     Args:
         generator: latents ``[N, latent_dim]`` -> images ``[N, C, H, W]`` in [-1, 1]; needs an attribute
@@ -87,7 +96,14 @@ class TwoPlayerModule(pl.LightningModule):
         self.averaged_generator: Optional[AveragedModel] = None
         self._average_has_begun = False
         self._latent_seed: Optional[int] = None
-        self._random_state: Optional[dict[str, Tensor]] = None
+        self._random_states: Optional[list[RandomState]] = None
+        self._randomness_is_set = False
+        self._evaluated = 0
+
+    @property
+    def twice_differentiated(self) -> bool:
+        """Whether training takes derivatives of gradients by the parameters of both players."""
+        return False
 
     # ------------------------------------------------------------------ sampling
 
@@ -122,45 +138,53 @@ class TwoPlayerModule(pl.LightningModule):
         # Row by row, so that more of them begin with the fewer.
         return torch.stack([torch.randn(self.latent_dim, generator=source) for _ in range(count)]).to(self.device)
 
-    def draw_latents(self, count: int) -> Tensor:
-        """Return fresh training latents z ~ N(0, I), ``[count, latent_dim]``, this process's slice of them all."""
-        return self._own_slice(torch.randn, count, self.latent_dim)
+    def draw_latents(self, share: Share) -> Tensor:
+        """Return this process's slice, ``[share.count, latent_dim]``, of an update's fresh latents z ~ N(0, I)."""
+        return self._own_slice(torch.randn, share, self.latent_dim)
 
-    def draw_uniform(self, count: int) -> Tensor:
-        """Return fresh numbers in [0, 1), ``[count]``, from the same stream as the latents."""
-        return self._own_slice(torch.rand, count)
+    def draw_uniform(self, share: Share) -> Tensor:
+        """Return this process's slice, ``[share.count]``, of fresh numbers in [0, 1), of the same stream."""
+        return self._own_slice(torch.rand, share)
 
-    def _own_slice(self, draw: Callable[..., Tensor], count: int, *shape: int) -> Tensor:
-        world, rank = self.trainer.world_size, self.trainer.global_rank
-        drawn = draw(world * count, *shape, generator=self._latent_source, device=self.device)
-        return drawn[rank * count : (rank + 1) * count]
+    def _own_slice(self, draw: Callable[..., Tensor], share: Share, *shape: int) -> Tensor:
+        drawn = draw(share.total, *shape, generator=self._latent_source, device=self.device)
+        return drawn[share.offset : share.offset + share.count]
 
     # ------------------------------------------------------------------ one iteration
 
-    def begin_iteration(self) -> None:
-        """Restore a resumed run's randomness, and point the latents at this iteration's stream."""
-        if self._random_state is not None:
-            # Only here: until the first step of a resumed run, loaders and hooks may still draw numbers.
-            # It is that of the first process; others must not repeat its numbers.
-            if self.trainer.world_size == 1:
-                _set_random_state(self._random_state)
-            self._random_state = None
+    def begin_iteration(self, batch_size: int, parts: int = 1) -> list[Share]:
+        """Point the latents at this iteration's stream, and return this process's share of each part of the batch.
+
+        Args:
+            batch_size: of this process's batch.
+            parts: updates among which the batch is divided, as by ``tensor_split``.
+        """
         if self._latent_seed is None:
             self._latent_seed = self.trainer.strategy.broadcast(torch.initial_seed())
+        if not self._randomness_is_set:
+            # Only here: until the first step of a resumed run, loaders and hooks may still draw numbers.
+            _set_randomness(self._random_states, self._latent_seed, self.trainer.global_rank)
+            self._random_states, self._randomness_is_set = None, True
         key = np.random.SeedSequence([self._latent_seed, self.global_step]).generate_state(1, np.uint64)
         self._latent_source = torch.Generator(self.device).manual_seed(int(key[0]) >> 1)
+        return shares_of(self.trainer, batch_size, parts)
 
     def update(self, optimizer: LightningOptimizer, loss: Tensor, counts: bool = False) -> None:
-        """Backpropagate the loss and step.
+        """Backpropagate the loss, take the mean of the player's gradients over processes, and step.
 
         Args:
             optimizer: one of ``self.optimizers()``.
-            loss: scalar.
+            loss: scalar, weighed by this process's share.
             counts: whether this update advances ``trainer.global_step``. Lightning counts every call of its own
                 optimizer's step (issue 17958); the strategy's step does the same work and does not count.
         """
         optimizer.zero_grad()
-        self.manual_backward(loss)
+        # DDP's own reduction would wait for the gradients of both players.
+        with getattr(self.trainer.strategy, "block_backward_sync", nullcontext)():
+            self.manual_backward(loss)
+        if self.trainer.world_size > 1:
+            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            torch._foreach_copy_(gradients, mean_over_processes(self.trainer, gradients))
         self.step(optimizer, counts)
 
     def step(self, optimizer: LightningOptimizer, counts: bool = False) -> None:
@@ -194,15 +218,33 @@ class TwoPlayerModule(pl.LightningModule):
         power_iteration(averaged)
 
     def end_iteration(self, metrics: Mapping[str, Tensor]) -> None:
-        """Step the schedulers and log the metrics at this iteration's number."""
+        """Step the schedulers and log the metrics, scalars weighed by this process's share, at this iteration's number.
+
+        They go to the loggers at once, not after the iteration as Lightning would have it: a checkpoint of this
+        iteration must not be ahead of them, or a run that is killed then goes on with a gap.
+        """
         schedulers = self.lr_schedulers() or []
         for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
             scheduler.step()
         for name, value in metrics.items():
-            self.log(name, value, prog_bar=name.startswith("loss/"))
-        # Lightning takes this entry as the x-axis; its own count starts one lower. Filled in on the device: a number
-        # would be copied there, and the host would wait for it.
-        self.log("step", torch.full((), float(self.global_step), device=self.device))
+            self.log(name, value, prog_bar=name.startswith("loss/"), logger=False)
+        interval = self.trainer.log_every_n_steps
+        if interval and self.global_step % interval == 0:
+            (means,) = mean_over_processes(self.trainer, [torch.stack(list(metrics.values()))])
+            values = dict(zip(metrics, means.tolist(), strict=True))
+            for logger in self.trainer.loggers:
+                logger.log_metrics(values, step=self.global_step)
+
+    def log(self, name: str, value: Any, *args: Any, logger: Optional[bool] = None, **kwargs: Any) -> None:
+        """Log as any LightningModule does, at the number of the iteration in the loggers."""
+        super().log(name, value, *args, logger=logger, **kwargs)
+        if logger is not False and self.trainer.state.fn == TrainerFn.FITTING:
+            # Lightning takes this entry as the x-axis; its own count starts one lower. Filled in on the device: a
+            # number would be copied there, and the host would wait for it.
+            iteration = torch.full((), float(self.trainer.fit_loop.total_batch_idx + 1), device=self.device)
+            super().log(
+                "step", iteration, on_step=kwargs.get("on_step"), on_epoch=kwargs.get("on_epoch"), reduce_fx="max"
+            )
 
     def real_images(self, batch: Any) -> Tensor:
         """Return the images of a batch: a tensor, or the first entry of a sequence, or of a mapping.
@@ -256,14 +298,15 @@ class TwoPlayerModule(pl.LightningModule):
 
     def _evaluate(self, batch: Any, batch_idx: int, stage: str) -> None:
         real = self.real_images(batch)
-        # Latents of their own: an evaluation must not move the training's stream.
-        source = torch.Generator(self.device).manual_seed(batch_idx)
-        fake = self(torch.randn(len(real), self.latent_dim, generator=source, device=self.device))
+        self._evaluated = 0 if batch_idx == 0 else self._evaluated
+        # Latents of their own, one to each image of the set, of which n processes take every n-th: an evaluation must
+        # not move the training's stream, and any number of processes evaluates the same samples.
+        numbers = range(self._evaluated, self._evaluated + len(real))
+        world, rank = self.trainer.world_size, self.trainer.global_rank
+        fake = self(torch.cat([self.fixed_latents(1, seed=rank + world * number) for number in numbers]))
+        self._evaluated += len(real)
         real_scores, fake_scores = self.scores(real, fake)
         generator_loss, discriminator_loss = self.losses(real_scores, fake_scores)
-        if self.trainer.state.fn == TrainerFn.FITTING:
-            # The x-axis, as in end_iteration; a mean over the batches would be rounded.
-            self.log("step", float(self.global_step), reduce_fx="max", batch_size=len(real), sync_dist=True)
         self.log_dict(
             {
                 f"{stage}/loss/discriminator": discriminator_loss,
@@ -278,11 +321,24 @@ class TwoPlayerModule(pl.LightningModule):
     # ------------------------------------------------------------------ hooks of Lightning
 
     def setup(self, stage: str) -> None:
-        """Write checkpoints whole, and forget an earlier run's randomness; a resumed checkpoint brings its own."""
-        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        """Write checkpoints whole, and forget an earlier run's randomness; a resumed checkpoint brings its own.
+
+        Raises:
+            ValueError: for several processes without ``ddp``.
+        """
+        strategy = self.trainer.strategy
+        check_strategy(self.trainer)
+        if type(strategy.checkpoint_io) is TorchCheckpointIO:
+            strategy.checkpoint_io = AtomicCheckpointIO()
         if stage == "fit":
-            self._latent_seed = self._random_state = None
+            # Asked for by `sync_batchnorm`; torch's own layer works where this condition does not hold.
+            if getattr(strategy, "_layer_sync", None) and (
+                strategy.root_device.type == "cpu" or self.twice_differentiated
+            ):
+                strategy._layer_sync = None
+                SynchronizedBatchNorm.take_over(self)
+            self._latent_seed = self._random_states = None
+            self._randomness_is_set = False
 
     def configure_model(self) -> None:
         """Make the averaged generator, after callbacks had their chance to change the networks."""
@@ -325,15 +381,18 @@ class TwoPlayerModule(pl.LightningModule):
         self._average_has_begun = self.averaged_generator is not None and bool(self.averaged_generator.n_averaged)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the latents' seed and torch's global random state."""
+        """Save the latents' seed and every process's global random state of torch."""
+        states: list[Any] = [_get_random_state()] * self.trainer.world_size
+        if self.trainer.world_size > 1:
+            torch.distributed.all_gather_object(states, states[0])
         checkpoint["latent_seed"] = self._latent_seed
-        # A resumed run that has not begun its first iteration still has to take up its own.
-        checkpoint["random_state"] = self._random_state or _get_random_state()
+        # A resumed run that has not begun its first iteration still has to take up those of its checkpoint.
+        checkpoint["random_states"] = self._random_states or states
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Bring the networks into the checkpoint's form: its PC-layers, whichever callback made them."""
         self._latent_seed = checkpoint.get("latent_seed")
-        self._random_state = checkpoint.get("random_state")
+        self._random_states = checkpoint.get("random_states")
         match_preconditioning(self, checkpoint["state_dict"])
         _check_same_architecture(self.state_dict(), checkpoint["state_dict"])
 
@@ -394,14 +453,18 @@ def _check_same_architecture(own: Mapping[str, Any], saved: Mapping[str, Any]) -
             )
 
 
-def _get_random_state() -> dict[str, Tensor]:
+def _get_random_state() -> RandomState:
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 
 
-def _set_random_state(state: Mapping[str, Tensor]) -> None:
-    torch.set_rng_state(state["cpu"].cpu())
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].cpu())
+def _set_randomness(states: Optional[Sequence[RandomState]], seed: int, rank: int) -> None:
+    """Continue a process's numbers, or let one that has none to continue draw others than the first process does."""
+    if states is not None and rank < len(states):
+        torch.set_rng_state(states[rank]["cpu"].cpu())
+        if "cuda" in states[rank] and torch.cuda.is_available():
+            torch.cuda.set_rng_state(states[rank]["cuda"].cpu())
+    elif rank > 0:
+        torch.manual_seed(int(np.random.SeedSequence([seed, rank]).generate_state(1, np.uint64)[0]))

@@ -1,5 +1,6 @@
 """Networks as plain modules: a discriminator never knows how it is normalised."""
 
+from pcgan_lightning.networks.batch_norm import SynchronizedBatchNorm
 from pcgan_lightning.networks.classifier import ImageClassifier
 from pcgan_lightning.networks.cnn import CNNDiscriminator, CNNGenerator
 from pcgan_lightning.networks.constant_width import ConstantWidthDiscriminator, ConstantWidthGenerator
@@ -19,4 +20,5 @@ __all__ = [
     "MLPGenerator",
     "ResNetDiscriminator",
     "ResNetGenerator",
+    "SynchronizedBatchNorm",
 ]

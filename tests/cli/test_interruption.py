@@ -91,11 +91,11 @@ def test_run_without_a_checkpoint_begins_anew(finished, monkeypatch, tmp_path, s
     assert series(folder) == series(finished)
     # The same call again: nothing is left to do, and nothing changes.
     before = (folder / "metrics.csv").read_bytes()
-    random_state = end(folder)["random_state"]["cpu"]
+    random_state = end(folder)["random_states"][0]["cpu"]
     assert fit(monkeypatch, folder, "--config", switch) == 0
     assert (folder / "metrics.csv").read_bytes() == before
     assert same_weights(folder, finished)
-    assert end(folder)["random_state"]["cpu"].equal(random_state)
+    assert end(folder)["random_states"][0]["cpu"].equal(random_state)
 
 
 def test_last_without_a_checkpoint_is_nothing_to_validate(monkeypatch, tmp_path, capsys):

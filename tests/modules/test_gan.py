@@ -14,6 +14,7 @@ from pcgan_lightning.callbacks import AdaptivePreconditioning, FixedPrecondition
 from pcgan_lightning.data import ImageDataModule
 from pcgan_lightning.losses import LeastSquaresLoss, WassersteinLoss
 from pcgan_lightning.modules import GAN
+from pcgan_lightning.modules._processes import Share
 from pcgan_lightning.networks import CNNDiscriminator, CNNGenerator
 from pcgan_lightning.optim import LinearDecay
 from pcgan_lightning.spectra import precondition, preconditioners, singular_values
@@ -318,20 +319,9 @@ def test_latents_of_processes_are_slices_of_one_stream(tmp_path):
     run.fit(gan, datamodule=digits())
     gan.trainer = run
 
-    class Two:
-        world_size, strategy, global_step = 2, run.strategy, run.global_step
-
-        def __init__(self, rank):
-            self.global_rank = rank
-
     def draw(world, rank, count):
-        gan.begin_iteration()
-        fake = Two(rank)
-        fake.world_size = world
-        gan._trainer, gan._fabric = fake, None
-        out = gan.draw_latents(count)
-        gan._trainer = run
-        return out
+        gan.begin_iteration(count)
+        return gan.draw_latents(Share(count, rank * count, world * count, world))
 
     whole = draw(1, 0, 6)
     assert torch.equal(torch.cat([draw(2, 0, 3), draw(2, 1, 3)]), whole)

@@ -80,8 +80,8 @@ def test_penalty_is_part_of_the_loss_and_logged(tmp_path, monkeypatch):
     gan.penalty = recorded
     trainer = fit(tmp_path, gan, 1)
     assert len(penalties) == 2
-    assert trainer.logged_metrics["loss/penalty"].item() == pytest.approx(sum(p[0] for p in penalties) / 2, rel=1e-5)
-    assert trainer.logged_metrics["loss/discriminator"].item() == pytest.approx(sum(seen[:2]) / 2, rel=1e-5)
+    assert trainer.callback_metrics["loss/penalty"].item() == pytest.approx(sum(p[0] for p in penalties) / 2, rel=1e-5)
+    assert trainer.callback_metrics["loss/discriminator"].item() == pytest.approx(sum(seen[:2]) / 2, rel=1e-5)
     (_, _, real, fake, mixing), (_, _, _, _, other) = penalties
     assert real.shape == fake.shape == (4, 1, 32, 32)
     assert 0 <= mixing.min() < mixing.max() < 1

@@ -137,7 +137,7 @@ def test_logged_losses_are_the_game_losses(tmp_path):
     gan = small_gan(method=ConOpt(2.0), loss=HingeLoss())
     before = copy.deepcopy(gan)
     reals, latents = recorded(gan)
-    logged = fit(tmp_path, gan, 1).logged_metrics
+    logged = fit(tmp_path, gan, 1).callback_metrics
     generator_loss, discriminator_loss = before.game_losses(reals[0], latents[0])
     assert torch.equal(logged["loss/generator"], generator_loss)
     assert torch.equal(logged["loss/discriminator"], discriminator_loss)

@@ -1,0 +1,109 @@
+"""n processes with a part of the batch each compute what one computes on the whole batch."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from distributed_runs import ITERATIONS, PRECISIONS, RULES, run, run_all, unused_port
+from lightning.pytorch.strategies import FSDPStrategy
+from torch import nn
+from torch.multiprocessing import start_processes
+
+from pcgan_lightning.callbacks import AdaptivePreconditioning
+from pcgan_lightning.modules._processes import check_strategy
+from pcgan_lightning.networks import SynchronizedBatchNorm
+from pcgan_lightning.spectra import precondition, preconditioners
+
+
+def difference(state, other):
+    """The length of the difference over the length of the first, all tensors together."""
+    pairs = [(state[name].double(), other[name].double()) for name in state]
+    return (sum((a - b).square().sum() for a, b in pairs) / sum(a.square().sum() for a, _ in pairs)).sqrt().item()
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return {(rule, precision): run(rule, precision) for rule in RULES for precision in PRECISIONS}
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_every_rule_on_several_processes(alone, processes, tmp_path, monkeypatch):
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)  # an earlier test's, which Lightning would give the processes
+    start_processes(run_all, (processes, unused_port(), tmp_path), processes, start_method="fork")
+    found = [torch.load(tmp_path / f"{processes}_{rank}.pt") for rank in range(processes)]
+    differences = {}
+    for (rule, precision), whole in alone.items():
+        parts = [results[rule, precision] for results in found]
+        differences[rule, precision] = difference(whole["state"], parts[0]["state"])
+        for part in parts:
+            # Every process does the very same, whatever it was given.
+            assert all(torch.equal(part["state"][name], value) for name, value in parts[0]["state"].items()), rule
+            assert part["degrees"] == whole["degrees"], rule
+        for latents, *own in zip(whole["latents"], *[part["latents"] for part in parts], strict=True):
+            # One stream, sliced; where a process's slice is that of another, their gradients would be the same.
+            assert torch.equal(latents, torch.cat(own)), rule
+    # Rounding: float32 has 6e-8, float64 1e-16; 20 iterations of Adam make more of it.
+    assert {key: d for key, d in differences.items() if not d < PRECISIONS[key[1]]} == {}
+    assert len({str(degrees) for degrees in alone["apc", "64-true"]["degrees"]}) > 1
+
+    # An update exchanges its own player's gradients, once, and nothing else.
+    state = alone["hinge", "32-true"]["state"]
+    sizes = [sum(v.numel() for k, v in state.items() if k.startswith(p)) for p in ("discriminator", "generator")]
+    assert found[-1]["hinge", "32-true"]["messages"] == sizes * ITERATIONS
+    discriminator, generator = sizes
+    turns = [discriminator] * 2 + [generator] * 3
+    assert found[-1]["more_steps", "32-true"]["messages"] == turns * ITERATIONS
+
+
+@pytest.fixture
+def one_process(monkeypatch):
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{unused_port()}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("momentum", [0.3, None])
+@pytest.mark.parametrize("shape", [(6, 3), (4, 3, 5), (4, 3, 2, 2)])
+def test_batch_norm_over_one_process_is_torchs(one_process, shape, momentum):
+    torch.manual_seed(0)
+    kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}[len(shape)]
+    torchs = kind(3, momentum=momentum).double()
+    nn.init.normal_(torchs.weight)
+    own = copy.deepcopy(torchs)
+    SynchronizedBatchNorm.take_over(own)
+    results = []
+    for layer in (torchs, own):
+        images = torch.arange(torch.Size(shape).numel(), dtype=torch.float64).sin().view(shape).requires_grad_()
+        for factor in (1, 2):
+            out = layer(factor * images)
+        (first,) = torch.autograd.grad(out.square().sum() + out[0].exp().sum(), images, create_graph=True)
+        second = torch.autograd.grad(first.square().sum(), [images, layer.weight])
+        results.append([out, first, *second, *layer.buffers(), layer.eval()(images)])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)  # float64: 1e-7 relative
+    with pytest.raises(ValueError, match=r"argument `input` must have shape \[N, C, ...\]"):
+        own(torch.zeros(3))
+
+
+def test_first_process_decides_on_degrees():
+    """Where the numbers of two processes lie on two sides of a threshold, those of the first one count."""
+    apc = AdaptivePreconditioning()
+    network = precondition(nn.Sequential(nn.Conv2d(3, 4, 3)), 1)
+    module = nn.ModuleDict({"discriminator": network})
+
+    class Strategy:
+        def broadcast(self, measured):
+            assert len(measured) == 1
+            return [12.0]
+
+    trainer = SimpleNamespace(strategy=Strategy(), loggers=[])
+    apc.adapt(trainer, module)
+    assert preconditioners(network)["0"].polynomial.degree == 5
+    assert apc.measurements == {"0": [12.0]}
+
+
+def test_other_strategies_are_refused():
+    trainer = SimpleNamespace(world_size=2, strategy=FSDPStrategy())
+    with pytest.raises(ValueError, match=r"argument `strategy` of the trainer must be 'ddp' .*, got FSDPStrategy"):
+        check_strategy(trainer)
