@@ -1,7 +1,7 @@
 r"""SIGKILL at random times over runs of `pcgan fit`, each resumed: do they end where an undisturbed one does?
 
     python benchmarks/faults.py --save                       # 20 kills, minutes on two CPU cores
-    python benchmarks/faults.py --kills 100 --iterations 400
+    python benchmarks/faults.py --kills 100 --iterations 1000
 
 The runs train a small GAN on scikit-learn's digits: adaptive preconditioning, moving average, learning-rate decay,
 validation, spectra, a checkpoint every few iterations. Half of the kills hit a run each; the others come several to a
@@ -141,7 +141,7 @@ def plan(kills: int, duration: float, source: random.Random) -> dict[str, list[f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--iterations", type=int, default=150)
+    parser.add_argument("--iterations", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0, help="of the times of the kills")
     parser.add_argument("--parallel", type=int, default=1, help="runs side by side")
     parser.add_argument("--runs", type=Path, help="folder of the runs, kept; default: one that is removed")

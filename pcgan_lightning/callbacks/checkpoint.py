@@ -4,6 +4,7 @@ import time
 from typing import Any, Optional
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from pcgan_lightning.callbacks._endings import begin_next_epoch, run_ends, validation_follows
@@ -100,6 +101,10 @@ class RunCheckpoint(ModelCheckpoint):
 
     def _knows_monitored(self, trainer: "pl.Trainer") -> bool:
         return self.monitor is None or self.monitor in trainer.callback_metrics
+
+    def _monitor_candidates(self, trainer: "pl.Trainer") -> dict[str, Any]:
+        # A `step` that was logged, the x-axis of the last validation perhaps, must not name the file.
+        return super()._monitor_candidates(trainer) | {"step": torch.tensor(trainer.global_step)}
 
     def _wait_for_end(self, trainer: "pl.Trainer") -> None:
         now = self._monitor_candidates(trainer)
