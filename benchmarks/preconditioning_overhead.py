@@ -88,7 +88,7 @@ def seconds(function: Callable[[], object], device: str) -> float:
 
 def logging_seconds(discriminator: nn.Module, repeats: int, device: str) -> float:
     """Return the median time of one full measurement as SpectrumLogger does it, written to a CSV file."""
-    from pcgan_lightning.runs import RunCSVLogger
+    from pcgan_lightning.run_logger import RunCSVLogger
 
     with tempfile.TemporaryDirectory() as folder:
         logger = RunCSVLogger(folder)

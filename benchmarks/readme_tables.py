@@ -244,7 +244,39 @@ def mixture(content: dict[str, Any]) -> list[str]:
     ]
 
 
+def faults(content: dict[str, Any]) -> list[str]:
+    """Return where the kills hit, and how many runs ended as the undisturbed one did."""
+    result, settings = content["result"], content["settings"]
+    kinds: dict[str, list[bool]] = {
+        "before the first checkpoint": [],
+        "between checkpoints": [],
+        "while a checkpoint was written": [],
+        "after the last iteration": [],
+    }
+    for run in result["runs"]:
+        for where in run["kills"]:
+            if any(name.endswith(".part") for name in where["checkpoints"]):
+                kind = "while a checkpoint was written"
+            elif not where["checkpoints"]:
+                kind = "before the first checkpoint"
+            elif where["iteration"] == settings["iterations"]:
+                kind = "after the last iteration"
+            else:
+                kind = "between checkpoints"
+            kinds[kind].append(not run["differences"])
+    lines = ["| killed | kills | ended bit-identical |", "|---|---|---|"]
+    lines += [f"| {kind} | {len(ends)} | {sum(ends)} |" for kind, ends in kinds.items()]
+    lines.append(f"| in all | {result['kills']} | {result['survived']} of {result['kills']} |")
+    return [
+        *lines,
+        "",
+        f"{len(result['runs'])} runs of {settings['iterations']} iterations on digits, killed "
+        f"{max(len(run['kills']) for run in result['runs'])} times at most, seed {settings['seed']}.",
+    ]
+
+
 TABLES = {
+    "faults": faults,
     "game_updates": game_updates,
     "guards": guards,
     "jare_networks": jare_networks,

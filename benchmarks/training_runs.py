@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -46,11 +45,7 @@ def train(runs: Mapping[Path, Sequence[str]], iterations: int, parallel: int, li
 
 
 def _train(folder: Path, arguments: Sequence[str], limits: list[str], environment: dict[str, str]) -> bool:
-    call = [*arguments, *limits, "--run_dir", str(folder)]
-    if any((folder / "checkpoints").glob("*.ckpt")):
-        call += ["--ckpt_path", "last"]
-    else:  # interrupted before its first checkpoint, if begun at all
-        shutil.rmtree(folder, ignore_errors=True)
+    call = [*arguments, *limits, "--run_dir", str(folder), "--ckpt_path", "last"]
     print("$ pcgan fit", *call, file=sys.stderr)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "command.txt").write_text(" ".join(arguments))

@@ -8,9 +8,10 @@ from typing import Any, Optional
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, auto_cli
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 # Imported for their names: a config may say `class_path: GAN` without the package's path.
 from pcgan_lightning import callbacks, data, games, losses, metrics, modules, networks, optim  # noqa: F401
@@ -19,14 +20,25 @@ from pcgan_lightning.callbacks import (
     GANProgressBar,
     NonFiniteGuard,
     Preconditioning,
+    RunCheckpoint,
     SampleGridLogger,
     ScoreLogger,
     SpectrumLogger,
+    StopOnSignal,
 )
+from pcgan_lightning.checkpoints import read_checkpoint
 from pcgan_lightning.evaluate import evaluate
 from pcgan_lightning.generate import generate
 from pcgan_lightning.report import report
-from pcgan_lightning.runs import CONFIG_FILE, RunCSVLogger, RunRecord, check_unused, last_checkpoint, unused_path
+from pcgan_lightning.run_logger import RunCSVLogger
+from pcgan_lightning.runs import (
+    CONFIG_FILE,
+    RunRecord,
+    check_unused,
+    check_writable,
+    last_checkpoint,
+    unused_path,
+)
 
 FUNCTIONS = {"evaluate": evaluate, "generate": generate}
 COMMANDS = (*LightningCLI.subcommands(), *FUNCTIONS, "report", "classifier")
@@ -39,6 +51,7 @@ LOGGER_PACKAGES = {
     "TensorBoardLogger": ("tensorboard", "tensorboardX"),
     "WandbLogger": ("wandb",),
 }
+WANDB_ID_FILE = "wandb_id.txt"
 ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 2e-4, "betas": [0.0, 0.9]}}
 DEFAULTS = {
     "model": {
@@ -53,6 +66,8 @@ DEFAULTS = {
     "checkpoint.every_n_train_steps": 1000,
     "checkpoint.filename": "iteration_{step:07d}",
     "checkpoint.auto_insert_metric_name": False,
+    # A resumed run comes to the same names again, with the same content.
+    "checkpoint.enable_version_counter": False,
 }
 
 
@@ -61,7 +76,8 @@ class PCGANCLI(LightningCLI):
 
     ``run_dir`` is where a fit leaves everything: the resolved ``config.yaml``, ``metrics.csv``, ``checkpoints/``,
     ``samples/``, ``spectra/``. A folder that holds a run is refused, unless that run is continued with
-    ``--ckpt_path last`` or a checkpoint of the folder.
+    ``--ckpt_path last`` or a checkpoint of the folder. ``last`` is the latest checkpoint that is whole; a fit without
+    any starts from the beginning.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -76,7 +92,7 @@ class PCGANCLI(LightningCLI):
         parser.add_lightning_class_args(SpectrumLogger, "spectrum")
         parser.add_lightning_class_args(SampleGridLogger, "samples")
         parser.add_lightning_class_args(GANProgressBar, "progress")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.set_defaults(DEFAULTS)
 
     def _parse_ckpt_path(self) -> None:
@@ -91,15 +107,26 @@ class PCGANCLI(LightningCLI):
         # The saved configuration is what was asked for, so that it serves for another run folder as well.
         self.save_config_kwargs = {"requested": config.clone()}
         folder, checkpoint = Path(config.run_dir), config.get("ckpt_path")
-        if checkpoint == "last":
-            config.ckpt_path = checkpoint = str(last_checkpoint(folder))
-        if checkpoint and not Path(checkpoint).is_file():
-            raise FileNotFoundError(f"argument `ckpt_path` must be a checkpoint file or 'last', got {checkpoint}")
-        if self.subcommand == "fit":
-            if not checkpoint or folder.resolve() not in Path(checkpoint).resolve().parents:
+        fit = self.subcommand == "fit"
+        if fit and not config.trainer.fast_dev_run:
+            check_writable(folder)
+        continues = checkpoint == "last"
+        if continues:
+            checkpoint = last_checkpoint(folder)
+            if checkpoint is None:
+                if not fit:
+                    raise FileNotFoundError(f"argument `ckpt_path` 'last' needs a checkpoint in {folder}, found none")
+                rank_zero_info(f"{folder} holds no checkpoint yet: the run starts from the beginning")
+            config.ckpt_path = None if checkpoint is None else str(checkpoint)
+        elif checkpoint:
+            if not Path(checkpoint).is_file():
+                raise FileNotFoundError(f"argument `ckpt_path` must be a checkpoint file or 'last', got {checkpoint}")
+            continues = folder.resolve() in Path(checkpoint).resolve().parents
+        if fit:
+            if not continues:
                 check_unused(folder)
             config.trainer.default_root_dir = str(folder)
-            _send_logs_to(folder, config.trainer)
+            _send_logs_to(folder, config.trainer, Path(checkpoint) if continues and checkpoint else None)
         elif config.trainer.logger is None:
             config.trainer.logger = False
 
@@ -115,13 +142,14 @@ class PCGANCLI(LightningCLI):
             configured.pop("checkpoint", None)
         chosen = [c for c in configured.values() if c is not None]
         if self.subcommand == "fit":
-            chosen.append(RunRecord())
+            chosen += [RunRecord(), StopOnSignal()]
         return self._instantiate_trainer(trainer_config, chosen)
 
     def after_fit(self) -> None:
         """Save the final state, whatever the interval of checkpoints."""
         if not self.trainer.fast_dev_run and self.trainer.checkpoint_callback is not None:
-            self.trainer.save_checkpoint(Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt")
+            path = Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+            self.trainer.save_checkpoint(path, weights_only=False)
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -146,6 +174,9 @@ class SaveRunConfig(SaveConfigCallback):
             folder.mkdir(parents=True, exist_ok=True)
             self.parser.save(self.config, unused_path(folder / CONFIG_FILE), skip_none=False, multifile=False)
             self.save_config(trainer, pl_module, "fit")
+            for logger in trainer.loggers:
+                if isinstance(logger, WandbLogger):
+                    (folder / WANDB_ID_FILE).write_text(f"{logger.version}\n")
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Hand the configuration to the loggers as hyperparameters."""
@@ -154,16 +185,30 @@ class SaveRunConfig(SaveConfigCallback):
                 logger.log_hyperparams({"config": self.parser.dump(self.config, skip_none=False)})
 
 
-def _send_logs_to(folder: Path, trainer: Namespace) -> None:
-    """Give a fit `metrics.csv`, and the configured loggers without a folder of their own the run folder."""
+def _send_logs_to(folder: Path, trainer: Namespace, checkpoint: Optional[Path]) -> None:
+    """Give a fit `metrics.csv`, and the configured loggers without a folder of their own the run folder.
+
+    There they go on with the run that `checkpoint` continues: TensorBoard in the same folder, where the steps after the
+    checkpoint are hidden, and W&B in the same run, which can't drop them: its rows between the checkpoint and the
+    interruption appear twice, with the same values at the same ``trainer/global_step``.
+    """
     if trainer.logger is False or trainer.fast_dev_run:
         return
     loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
     loggers = [logger for logger in loggers if logger not in (None, True)]
     for logger in loggers:
-        _check_package(logger.class_path.rpartition(".")[2])
-        if logger.init_args.get("save_dir") in (None, "."):
-            logger.init_args["save_dir"] = str(folder)
+        kind, arguments = logger.class_path.rpartition(".")[2], logger.init_args
+        _check_package(kind)
+        if arguments.get("save_dir") not in (None, "."):
+            continue
+        arguments["save_dir"] = str(folder)
+        if kind == "TensorBoardLogger" and arguments.get("version") is None:
+            step = -1 if checkpoint is None else read_checkpoint(checkpoint)["global_step"]
+            arguments["version"] = 0
+            logger["dict_kwargs"] = {"purge_step": step + 1} | dict(logger.get("dict_kwargs") or {})
+        continued_run = folder / WANDB_ID_FILE
+        if kind == "WandbLogger" and checkpoint is not None and continued_run.exists():
+            arguments["id"] = arguments.get("id") or continued_run.read_text().strip()  # `version` goes before both
     own = Namespace(
         class_path=f"{RunCSVLogger.__module__}.{RunCSVLogger.__qualname__}",
         init_args=Namespace(save_dir=str(folder)),

@@ -1,11 +1,12 @@
 """The run folder of a command: that it is never overwritten, how a resumed run continues it, and what it ran on."""
 
-import csv
 import itertools
 import json
+import logging
 import os
 import platform
 import subprocess
+import tempfile
 import time
 from datetime import date
 from importlib.metadata import version
@@ -15,12 +16,13 @@ from typing import Any, Optional
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from pcgan_lightning.checkpoints import read_checkpoint
+from pcgan_lightning.run_logger import METRICS_FILE, RunCSVLogger
+
+log = logging.getLogger("lightning.pytorch")
 CONFIG_FILE = "config.yaml"
-METRICS_FILE = ExperimentWriter.NAME_METRICS_FILE
 ENVIRONMENT_FILE = "environment.json"
 
 
@@ -31,10 +33,25 @@ def check_unused(folder: Path) -> None:
         FileExistsError: naming the folder and the two ways out.
     """
     if any((folder / name).exists() for name in (CONFIG_FILE, METRICS_FILE)):
-        resumable = any((folder / "checkpoints").glob("*.ckpt"))
-        remedy = "continue that run with --ckpt_path last" if resumable else "remove it: the run left no checkpoint"
-        rule = "argument `run_dir` must not hold a run yet"
-        raise FileExistsError(f"{rule}, got {folder}; choose another folder with --run_dir, or {remedy}")
+        raise FileExistsError(
+            f"argument `run_dir` must not hold a run yet, got {folder}; choose another folder with --run_dir, or "
+            "continue that run with --ckpt_path last"
+        )
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that can't be written to, or made, and leave no trace.
+
+    Raises:
+        OSError: naming the folder and the reason.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b" ")
+    except OSError as error:
+        rule = "argument `run_dir` must be a folder that can be written to"
+        raise OSError(f"{rule}, got {folder}: {error.strerror} ({there})") from error
 
 
 def unused_path(path: Path) -> Path:
@@ -43,68 +60,47 @@ def unused_path(path: Path) -> Path:
     return next(c for c in candidates if not c.exists())
 
 
-def last_checkpoint(folder: Path) -> Path:
-    """Return the run's latest checkpoint.
+def last_checkpoint(folder: Path) -> Optional[Path]:
+    """Return the run's latest checkpoint that is whole, None if it has none at all; damaged ones are told of.
 
     Raises:
-        FileNotFoundError: if it has none.
+        ValueError: if it has checkpoints, but all are damaged.
     """
-    checkpoints = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
-    if not checkpoints:
-        raise FileNotFoundError(f"argument `ckpt_path` 'last' needs a checkpoint in {folder}/checkpoints, found none")
-    return checkpoints[-1]
-
-
-class RunCSVLogger(CSVLogger):
-    """Lightning's CSV logger, writing ``metrics.csv`` right into the run folder and continuing one that is there.
-
-    Args:
-        save_dir: the run folder.
-    """
-
-    def __init__(self, save_dir: str) -> None:
-        # Each row is on disk before the next checkpoint is, or a killed run would resume with a gap.
-        super().__init__(save_dir, name="", version="", flush_logs_every_n_steps=1)
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> ExperimentWriter:
-        """The writer of ``metrics.csv``."""
-        if self._experiment is None:
-            self._experiment = _ContinuedWriter(log_dir=self.log_dir)
-        return self._experiment
-
-
-class _ContinuedWriter(ExperimentWriter):
-    """Keeps the rows of an interrupted run up to the step at which it is resumed."""
-
-    def __init__(self, log_dir: str) -> None:
-        super().__init__(log_dir=log_dir)
-        self._former: Optional[list[dict[str, Any]]] = None
-
-    def _check_log_dir_exists(self) -> None:
-        # Lightning's writer would delete the file here.
-        pass
-
-    def log_metrics(self, metrics_dict: dict[str, float], step: Optional[int] = None) -> None:
-        if self._former is None:
-            self._former = _read_rows(Path(self.metrics_file_path))
-            kept = [row for row in self._former if step is None or int(row["step"]) < step]
-            self.metrics.extend(kept)
-            Path(self.metrics_file_path).unlink(missing_ok=True)
-        # Some releases of Lightning hand over a logged step as a float.
-        super().log_metrics(metrics_dict, None if step is None else int(step))
-
-
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [{key: value for key, value in row.items() if value != ""} for row in csv.DictReader(file)]
+    found = [*(folder / "checkpoints").glob("*.ckpt"), *folder.glob("hpc_ckpt_*.ckpt")]  # the latter are SLURM's
+    reasons = []
+    for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        try:
+            read_checkpoint(path)
+        except ValueError as error:
+            reasons.append(str(error))
+        else:
+            for reason in reasons:
+                rank_zero_only(log.warning)(f"{reason}; the next older one is taken: {path.name}")
+            return path
+    if reasons:
+        raise ValueError(f"all checkpoints in {folder} are damaged; {reasons[0]}")
+    return None
 
 
 class RunRecord(Callback):
-    """Records what a run ran on, as ``environment.json``, and how fast, as ``iterations_per_second``."""
+    """Records what a run ran on, as ``environment.json``, and how fast, as ``iterations_per_second``.
+
+    It also tells the loggers of a run folder where a resumed run goes on.
+    """
+
+    def on_load_checkpoint(
+        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the rows of ``metrics.csv`` up to the checkpoint's iteration."""
+        for logger in _run_loggers(trainer):
+            logger.continue_from(checkpoint["global_step"])
+
+    def on_save_checkpoint(
+        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", checkpoint: dict[str, Any]
+    ) -> None:
+        """Bring the rows to disk before a checkpoint that a resumed run would go on from."""
+        for logger in _run_loggers(trainer):
+            logger.to_disk()
 
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Write the environment, beside that of an earlier part of the run."""
@@ -124,6 +120,10 @@ class RunRecord(Callback):
                 for logger in trainer.loggers:
                     logger.log_metrics({"iterations_per_second": done / (now - self._since)}, trainer.global_step)
             self._since, self._iteration = now, trainer.global_step
+
+
+def _run_loggers(trainer: "pl.Trainer") -> list[RunCSVLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, RunCSVLogger)]
 
 
 def environment() -> dict[str, Any]:

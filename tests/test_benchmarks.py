@@ -99,3 +99,24 @@ def test_mixture_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     written = (tmp_path / "staged").stat().st_mtime_ns
     assert series("staged", 20) == direct
     assert (tmp_path / "staged").stat().st_mtime_ns == written
+
+
+def test_killed_runs_end_as_the_undisturbed_one(tmp_path, monkeypatch):
+    """Two kills of real processes; what the harness calls equal is so, and it sees a difference."""
+    runs = tmp_path / "runs"
+    command = [sys.executable, ROOT / "benchmarks" / "faults.py", "--kills", "2", "--iterations", "20", "--runs", runs]
+    done = subprocess.run(map(str, command), capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| in all | 2 | 2 of 2 |" in done.stdout
+
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    script = importlib.import_module("faults")
+    reference, *killed = sorted(runs.glob("*/"), key=lambda path: path.name != "reference")
+    assert not any(script.differences(folder, reference) for folder in killed)
+    last = reference / "checkpoints" / "last.ckpt"
+    end = torch.load(last, weights_only=True)
+    end["optimizer_states"][0]["state"][0]["exp_avg"].view(-1)[0] += 1e-7
+    torch.save(end, last)
+    header, _, *rest = (reference / "metrics.csv").read_bytes().splitlines(keepends=True)
+    (reference / "metrics.csv").write_bytes(header + b"".join(rest))
+    assert script.differences(killed[0], reference) == ["optimizer_states/0/state/0/exp_avg", "metrics.csv"]

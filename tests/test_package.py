@@ -23,7 +23,7 @@ FLOORS = [
     {"metrics"},
     {"checkpoints"},
     {"modules", "callbacks"},
-    {"runs", "generate", "evaluate", "report", "cli"},
+    {"runs", "run_logger", "generate", "evaluate", "report", "cli"},
 ]
 MATHEMATICS = ["spectra", "losses", "optim", "games", "networks", "images", "evaluation_mode"]
 

@@ -2,6 +2,7 @@
 
 from pcgan_lightning.callbacks.acceleration import Acceleration
 from pcgan_lightning.callbacks.balance import BalanceLogger
+from pcgan_lightning.callbacks.checkpoint import RunCheckpoint
 from pcgan_lightning.callbacks.collapse import CollapseMonitor
 from pcgan_lightning.callbacks.guard import NonFiniteError, NonFiniteGuard
 from pcgan_lightning.callbacks.jacobian import JacobianSpectrumLogger
@@ -16,6 +17,7 @@ from pcgan_lightning.callbacks.progress import GANProgressBar
 from pcgan_lightning.callbacks.samples import SampleGridLogger
 from pcgan_lightning.callbacks.scores import ScoreLogger
 from pcgan_lightning.callbacks.spectrum import SpectrumLogger
+from pcgan_lightning.callbacks.stop import StopOnSignal
 
 __all__ = [
     "Acceleration",
@@ -30,7 +32,9 @@ __all__ = [
     "NonFiniteError",
     "NonFiniteGuard",
     "Preconditioning",
+    "RunCheckpoint",
     "SampleGridLogger",
     "ScoreLogger",
     "SpectrumLogger",
+    "StopOnSignal",
 ]

@@ -9,6 +9,7 @@ from typing import Any, Optional
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -18,6 +19,7 @@ from torch.nn.utils import parametrize
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 
+from pcgan_lightning.checkpoints import AtomicCheckpointIO
 from pcgan_lightning.evaluation_mode import evaluation_mode
 from pcgan_lightning.losses import AdversarialLoss, HingeLoss
 from pcgan_lightning.modules._processes import Share, check_strategy, mean_over_processes, shares_of
@@ -330,13 +332,15 @@ class TwoPlayerModule(pl.LightningModule):
     # ------------------------------------------------------------------ hooks of Lightning
 
     def setup(self, stage: str) -> None:
-        """Forget the randomness of an earlier run; a checkpoint that is resumed brings its own.
+        """Write checkpoints whole, and forget an earlier run's randomness; a resumed checkpoint brings its own.
 
         Raises:
             ValueError: for several processes without ``ddp``.
         """
         strategy = self.trainer.strategy
         check_strategy(self.trainer)
+        if type(strategy.checkpoint_io) is TorchCheckpointIO:
+            strategy.checkpoint_io = AtomicCheckpointIO()
         if stage == "fit":
             # Asked for by `sync_batchnorm`; torch's own layer works where this condition does not hold.
             if getattr(strategy, "_layer_sync", None) and (
@@ -393,7 +397,8 @@ class TwoPlayerModule(pl.LightningModule):
         if self.trainer.world_size > 1:
             torch.distributed.all_gather_object(states, states[0])
         checkpoint["latent_seed"] = self._latent_seed
-        checkpoint["random_states"] = states
+        # A resumed run that has not begun its first iteration still has to take up those of its checkpoint.
+        checkpoint["random_states"] = self._random_states or states
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Bring the networks into the checkpoint's form: its PC-layers, whichever callback made them."""

@@ -283,7 +283,6 @@ MISTAKES = {
         ["--ckpt_path=nowhere.ckpt"],
         "`ckpt_path` must be a checkpoint file or 'last', got nowhere.ckpt",
     ),
-    "no last checkpoint": (["--ckpt_path=last"], "'last' needs a checkpoint in"),
     "interval": (["--samples.every_n_steps=0"], "`every_n_steps` must be at least 1, got 0"),
     "negative rate": (["--model.generator_optimizer.lr=-1"], "learning rate"),
     "negative rate of NSGDA": (

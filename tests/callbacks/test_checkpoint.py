@@ -1,0 +1,225 @@
+"""RunCheckpoint: a run resumed from any of its checkpoints is the run that was never interrupted."""
+
+import os
+import shutil
+from datetime import timedelta
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from foreign_modules import BOTH_NAMES, image_loader, make_two_player_gan
+from lightning.pytorch.callbacks import Callback
+
+from pcgan_lightning.callbacks import AdaptivePreconditioning, RunCheckpoint, SpectrumLogger
+from pcgan_lightning.checkpoints import AtomicCheckpointIO
+from pcgan_lightning.data import ImageDataModule
+from pcgan_lightning.modules import GAN
+from pcgan_lightning.networks import CNNDiscriminator, CNNGenerator
+from pcgan_lightning.optim import LinearDecay
+from pcgan_lightning.run_logger import RunCSVLogger, read_rows
+from pcgan_lightning.runs import RunRecord
+
+QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
+
+
+class Series(SpectrumLogger):
+    """Draws no pictures at the end, which take longer than all else."""
+
+    def on_train_end(self, trainer, pl_module):
+        pass
+
+
+class Hooks(Callback):
+    """Remembers what was called, in which epoch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        self.seen.append(("epoch", trainer.current_epoch))
+
+    def on_train_batch_end(self, trainer, *_):
+        self.seen.append(("batch", trainer.global_step, trainer.current_epoch))
+
+    def on_validation_end(self, trainer, pl_module):
+        if not trainer.sanity_checking:
+            self.seen.append(("validation", trainer.global_step))
+
+    def on_train_end(self, trainer, pl_module):
+        self.seen.append(("end", trainer.global_step))
+
+
+def fit(folder, ckpt_path=None, validation=True, checkpoint=None, callbacks=(), **limits):
+    """Train with 5 iterations in an epoch and a checkpoint after each; return what was called."""
+    pl.seed_everything(0, verbose=False)
+    networks = {"channels": 1, "width": 2, "initialization": "xavier_uniform"}
+    module = GAN(
+        CNNGenerator(latent_dim=4, **networks),
+        CNNDiscriminator(**networks),
+        ema_decay=0.9,
+        generator_scheduler=lambda optimizer: LinearDecay(optimizer, total_iterations=20),
+    )
+    data = ImageDataModule("digits", max_images=20, batch_size=4, validation_split="test" if validation else None)
+    hooks = Hooks()
+    every = {"filename": "{step}", "auto_insert_metric_name": False, "every_n_train_steps": 1, "save_top_k": -1}
+    every |= {"enable_version_counter": False}
+    trainer = pl.Trainer(
+        default_root_dir=folder,
+        logger=RunCSVLogger(str(folder)),
+        log_every_n_steps=1,
+        limit_val_batches=2,
+        callbacks=[
+            AdaptivePreconditioning(every_n_steps=3, thresholds=(1.1, 1.2, 1.3, 1.4)),
+            Series(every_n_steps=2),
+            RunRecord(),
+            hooks,
+            *callbacks,
+            RunCheckpoint(dirpath=folder / "checkpoints", **(checkpoint or every)),
+        ],
+        **QUIET | limits,
+    )
+    trainer.fit(module, data, ckpt_path=ckpt_path)
+    return hooks.seen
+
+
+def assert_same(first, second, name=""):
+    if isinstance(first, dict):
+        assert first.keys() == second.keys(), name
+        for key in first:
+            if "RunCheckpoint" not in str(key):  # paths
+                assert_same(first[key], second[key], f"{name}/{key}")
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second), name
+        for i, (a, b) in enumerate(zip(first, second, strict=True)):
+            assert_same(a, b, f"{name}/{i}")
+    else:
+        assert first.equal(second) if isinstance(first, torch.Tensor) else first == second, name
+
+
+def series(folder):
+    return [{k: v for k, v in row.items() if k != "iterations_per_second"} for row in read_rows(folder / "metrics.csv")]
+
+
+LIMITS = {
+    "steps": {"max_steps": 13},
+    "epochs without validation": {"max_epochs": 3, "validation": False},
+    "validation within epochs": {"max_steps": 13, "val_check_interval": 2},
+}
+
+
+@pytest.fixture(scope="module", params=LIMITS)
+def undisturbed(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    return folder, LIMITS[request.param], fit(folder, **LIMITS[request.param])
+
+
+# From within an epoch; from an epoch's end, and again from the next one's, or from within it.
+@pytest.mark.parametrize("interruptions", [[2], [4, 9], [5, 10], [10, 11]], ids=str)
+def test_resumed_run_is_the_undisturbed_one(undisturbed, interruptions, tmp_path):
+    """Weights, optimizers, schedulers, average, callbacks, Lightning's own counts, the hooks called, metrics.csv."""
+    reference, limits, called = undisturbed
+    folder = tmp_path / "run"
+    shutil.copytree(reference, folder)
+    for step in interruptions:
+        for path in (folder / "checkpoints").iterdir():
+            if int(path.stem) > step:
+                path.unlink()
+        again = fit(folder, ckpt_path=folder / "checkpoints" / f"{step}.ckpt", **limits)
+        later = called[called.index(next(c for c in called if c[:2] == ("batch", step + 1))) :]
+        assert [c for c in again if c[0] != "epoch"] == [c for c in later if c[0] != "epoch"]
+    last = max((reference / "checkpoints").iterdir(), key=lambda path: int(path.stem))
+    ends = [torch.load(f / "checkpoints" / last.name, weights_only=True) for f in (reference, folder)]
+    for end in ends:  # counts of all validation batches so far, which Lightning itself resets at odd moments
+        loops = end["loops"]["fit_loop"]
+        loops.pop("epoch_loop.val_loop.batch_progress")
+    assert_same(*ends)
+    assert series(folder) == series(reference)
+
+
+def test_validation_is_logged_at_its_iteration(undisturbed):
+    folder, limits, called = undisturbed
+    logged = [int(row["step"]) for row in series(folder) if "val/loss/generator" in row]
+    assert logged == [c[1] for c in called if c[0] == "validation"]
+    assert bool(logged) == limits.get("validation", True)
+
+
+class Watch(Callback):
+    """Remembers which checkpoints there are at each hook."""
+
+    def __init__(self, folder):
+        self.folder, self.seen = folder, {}
+
+    def names(self):
+        return sorted(path.name for path in self.folder.glob("*"))
+
+    def on_validation_start(self, trainer, pl_module):
+        self.seen[f"validation {trainer.global_step}"] = self.names()
+
+    def on_train_end(self, trainer, pl_module):
+        self.seen["end"] = self.names()
+
+
+def test_last_checkpoint_comes_after_the_end_of_the_others(tmp_path):
+    watch = Watch(tmp_path / "checkpoints")
+    fit(tmp_path, callbacks=[watch], max_steps=10)
+    assert watch.seen["validation 5"] == ["1.ckpt", "2.ckpt", "3.ckpt", "4.ckpt"]
+    assert "9.ckpt" in watch.seen["end"]
+    assert "10.ckpt" not in watch.seen["end"]
+    assert "10.ckpt" in watch.names()
+
+
+def test_epochs_as_interval(tmp_path):
+    settings = {"filename": "{epoch}", "every_n_epochs": 1, "save_top_k": -1}
+    watch = Watch(tmp_path / "checkpoints")
+    fit(tmp_path, callbacks=[watch], checkpoint=settings, max_epochs=2)
+    assert watch.seen["end"] == ["epoch=0.ckpt"]
+    assert watch.names() == ["epoch=0.ckpt", "epoch=1.ckpt"]
+
+
+def test_former_checkpoint_goes_after_the_new_one_is_there(tmp_path, monkeypatch):
+    folder, present = tmp_path / "checkpoints", []
+    unlink, replace = os.remove, Path.replace
+
+    def remember(what):
+        present.append((what, sorted(path.name for path in folder.glob("*"))))
+
+    monkeypatch.setattr(AtomicCheckpointIO, "remove_checkpoint", lambda self, p: (remember("removing"), unlink(p)))
+    monkeypatch.setattr(Path, "replace", lambda self, p: (remember("renaming"), replace(self, p))[1])
+    settings = {"filename": "{step}", "auto_insert_metric_name": False, "every_n_train_steps": 2}
+    fit(tmp_path, checkpoint=settings, max_steps=5)
+    assert present == [
+        ("renaming", ["2.ckpt.part"]),
+        ("renaming", ["2.ckpt", "4.ckpt.part"]),
+        ("removing", ["2.ckpt", "4.ckpt"]),
+    ]
+
+
+class Error(Callback):
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == 3:
+            raise RuntimeError("out of luck")
+
+
+def test_nothing_is_saved_within_an_iteration(tmp_path):
+    settings = {"filename": "{step}", "auto_insert_metric_name": False, "every_n_train_steps": 2, "save_last": True}
+    with pytest.raises(RuntimeError, match="out of luck"):
+        fit(tmp_path, checkpoint=settings, callbacks=[Error()], max_steps=5)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2.ckpt", "last.ckpt"]
+    with pytest.raises(ValueError, match="`save_on_exception` must be false"):
+        RunCheckpoint(save_on_exception=True)
+
+
+def test_time_as_interval(tmp_path):
+    """With manual optimization Lightning's own would save nothing."""
+    settings = {"filename": "{step}", "auto_insert_metric_name": False, "save_top_k": -1}
+    fit(tmp_path, checkpoint=settings | {"train_time_interval": timedelta(0)}, max_steps=3)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1.ckpt", "2.ckpt", "3.ckpt"]
+
+
+@BOTH_NAMES
+def test_modules_of_others(pl, tmp_path):
+    checkpoint = RunCheckpoint(dirpath=tmp_path, filename="{step}", every_n_train_steps=4, save_top_k=-1)
+    trainer = pl.Trainer(max_epochs=1, logger=False, default_root_dir=tmp_path, callbacks=[checkpoint], **QUIET)
+    trainer.fit(make_two_player_gan(pl)(), image_loader())
+    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["step=4.ckpt", "step=8.ckpt"]
