@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, Optional
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace, auto_cli
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -15,14 +15,19 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 # Imported for their names: a config may say `class_path: GAN` without the package's path.
 from pcgan_lightning import callbacks, data, games, losses, metrics, modules, networks, optim  # noqa: F401
 from pcgan_lightning.callbacks import GANProgressBar, Preconditioning, SampleGridLogger, ScoreLogger, SpectrumLogger
+from pcgan_lightning.checkpoints import read_checkpoint
 from pcgan_lightning.evaluate import evaluate
 from pcgan_lightning.generate import generate
 from pcgan_lightning.report import report
 from pcgan_lightning.runs import CONFIG_FILE, RunCSVLogger, RunRecord, check_unused, last_checkpoint, unused_path
+from pcgan_lightning.trust import check_classes, check_config_file, check_hyper_parameters, distrust_configs
 
 FUNCTIONS = {"evaluate": evaluate, "generate": generate}
 COMMANDS = (*LightningCLI.subcommands(), *FUNCTIONS, "report", "classifier")
-EXPECTED_ERRORS = (ArgumentError, ValueError, TypeError, OSError, ModuleNotFoundError, MisconfigurationException)
+# Of all others, which may be mistakes of ours, the line tells the type and how to see more.
+EXPECTED_ERRORS = (ArgumentError, ValueError, OSError, ModuleNotFoundError, MisconfigurationException)
+# Some parsers repeat whole configurations.
+LONGEST_LINE = 1500
 
 LOGGER_PACKAGES = {
     "CometLogger": ("comet_ml",),
@@ -69,6 +74,14 @@ class PCGANCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(DEFAULTS)
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and refuse a damaged checkpoint and functions in the place of classes before anything is built."""
+        super().parse_arguments(parser, args)
+        config = self.config[self.config.subcommand]
+        check_classes(config)
+        if config.get("ckpt_path") not in (None, "", "last"):
+            _check_checkpoint(Path(config.ckpt_path))
+
     def _parse_ckpt_path(self) -> None:
         # Lightning lets a checkpoint's hyperparameters replace the configuration. A fit is what was asked for, and the
         # module refuses a checkpoint that does not fit; an evaluation needs no configuration beside its checkpoint.
@@ -83,8 +96,7 @@ class PCGANCLI(LightningCLI):
         folder, checkpoint = Path(config.run_dir), config.get("ckpt_path")
         if checkpoint == "last":
             config.ckpt_path = checkpoint = str(last_checkpoint(folder))
-        if checkpoint and not Path(checkpoint).is_file():
-            raise FileNotFoundError(f"argument `ckpt_path` must be a checkpoint file or 'last', got {checkpoint}")
+            _check_checkpoint(Path(checkpoint))
         if self.subcommand == "fit":
             if not checkpoint or folder.resolve() not in Path(checkpoint).resolve().parents:
                 check_unused(folder)
@@ -144,6 +156,26 @@ class SaveRunConfig(SaveConfigCallback):
                 logger.log_hyperparams({"config": self.parser.dump(self.config, skip_none=False)})
 
 
+class ClassifierCLI(LightningCLI):
+    """LightningCLI that builds classes only."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and refuse functions in the place of classes."""
+        super().parse_arguments(parser, args)
+        check_classes(self.config[self.config.subcommand])
+
+
+def _check_checkpoint(path: Path) -> None:
+    """Refuse a file that is no whole checkpoint of a game of this package."""
+    if not path.is_file():
+        raise FileNotFoundError(f"argument `ckpt_path` must be a checkpoint file or 'last', got {path}")
+    content = read_checkpoint(path)
+    try:
+        check_hyper_parameters(content, modules.TwoPlayerModule)
+    except ValueError as error:
+        raise ValueError(f"argument `ckpt_path` must be a checkpoint of this package, got {path}: {error}") from error
+
+
 def _send_logs_to(folder: Path, trainer: Namespace) -> None:
     """Give a fit `metrics.csv`, and the configured loggers without a folder of their own the run folder."""
     if trainer.logger is False or trainer.fast_dev_run:
@@ -181,8 +213,17 @@ def main(arguments: Optional[list[str]] = None) -> None:
         command = sys.argv[1] if len(sys.argv) > 1 else ""
         if not command.startswith("-") and command not in COMMANDS:
             raise ValueError(f"argument `command` must be one of {', '.join(COMMANDS)}, got {command or 'none'}")
+        distrust_configs()
+        for path in _config_files(sys.argv[2:]):
+            check_config_file(path)
         if command in FUNCTIONS:
-            auto_cli(FUNCTIONS[command], args=sys.argv[2:], exit_on_error=False, prog=f"pcgan {command}")
+            parser = ArgumentParser(prog=f"pcgan {command}", exit_on_error=False)
+            parser.add_argument("--config", action=ActionConfigFile, help="YAML file of arguments")
+            parser.add_function_arguments(FUNCTIONS[command], as_positional=True, sub_configs=True)
+            config = parser.parse_args(sys.argv[2:])
+            check_classes(config)
+            arguments = parser.instantiate_classes(config).as_dict()
+            FUNCTIONS[command](**{name: value for name, value in arguments.items() if name != "config"})
         elif command == "report":
             parser = ArgumentParser(prog="pcgan report", exit_on_error=False)
             parser.add_argument("runs", nargs="+", type=Path, help="run folders of `pcgan fit`")
@@ -190,7 +231,7 @@ def main(arguments: Optional[list[str]] = None) -> None:
             report(**parser.parse_args(sys.argv[2:]).as_dict())
         elif command == "classifier":
             sys.argv[:2] = ["pcgan classifier"]
-            LightningCLI(
+            ClassifierCLI(
                 modules.Classifier,
                 data.LabelledImageDataModule,
                 auto_configure_optimizers=False,
@@ -210,10 +251,19 @@ def main(arguments: Optional[list[str]] = None) -> None:
                     "Train GANs. Further commands: pcgan generate, evaluate, report, classifier; each has --help.",
                 ),
             )
-    except EXPECTED_ERRORS as error:
+    except Exception as error:
         if debug:
             raise
-        sys.exit(_report(str(error)))
+        if isinstance(error, EXPECTED_ERRORS) and str(error):
+            sys.exit(_report(str(error)))
+        sys.exit(_report(f"{type(error).__name__}: {error}", hint=" (--debug shows where)"))
+
+
+def _config_files(arguments: list[str]) -> list[Path]:
+    """Return the files of all ``--config FILE`` and ``--config=FILE``."""
+    pairs = [a.split("=", 1) for a in arguments if a.startswith("--config=")]
+    pairs += [list(pair) for pair in zip(arguments, arguments[1:], strict=False) if pair[0] == "--config"]
+    return [Path(path) for _, path in pairs if not path.lstrip().startswith("{")]
 
 
 def _parser_kwargs(program: str, description: str) -> dict[str, Any]:
@@ -222,13 +272,14 @@ def _parser_kwargs(program: str, description: str) -> dict[str, Any]:
     return {"prog": program, "description": description, "exit_on_error": False, **subcommands}
 
 
-def _report(message: str) -> int:
+def _report(message: str, hint: str = "") -> int:
     """Print an error as one line and return the exit status."""
     # jsonargparse tells of every type that it tried, and repeats whole configurations.
     noise = r"Does not validate|Subtypes:|Errors:$|Expected a <class 'NoneType'>|Given value type:|Given value: N"
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     said = "; ".join(line for line in lines if line and not re.match(noise, line)).replace(":;", ":")
-    print("pcgan: error:", said, file=sys.stderr)
+    said = said if len(said) <= LONGEST_LINE else f"{said[:LONGEST_LINE]} ..."
+    print(f"pcgan: error: {said}{hint}", file=sys.stderr)
     return 1
 
 

@@ -1,8 +1,10 @@
 """What every game of a generator and a discriminator shares: latents, averaging, optimizers, counting, checkpoints."""
 
 import copy
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Optional
 
 import lightning.pytorch as pl
@@ -11,16 +13,20 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.core.saving import load_hparams_from_yaml
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
+from typing_extensions import Self
 
+from pcgan_lightning.checkpoints import read_checkpoint
 from pcgan_lightning.evaluation_mode import evaluation_mode
 from pcgan_lightning.losses import AdversarialLoss, HingeLoss
 from pcgan_lightning.networks import ResNetDiscriminator, ResNetGenerator
 from pcgan_lightning.optim import LinearDecay
 from pcgan_lightning.spectra import match_preconditioning, original_parameters, power_iteration, preconditioners
+from pcgan_lightning.trust import HYPER_PARAMETERS, check_hyper_parameters
 
 # Lightning advises modules with manual optimization to save the weights before the step. Here a checkpoint is meant to
 # hold the state after it, which is what a resumed run goes on from.
@@ -320,6 +326,37 @@ class TwoPlayerModule(pl.LightningModule):
         """Save the latents' seed and torch's global random state."""
         checkpoint["latent_seed"] = self._latent_seed
         checkpoint["random_state"] = _get_random_state()
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: Optional[bool] = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Lightning's, for files that are whole, and that name nothing to call but classes of a fitting kind.
+
+        Args:
+            checkpoint_path: a file, or an open one.
+            map_location: see Lightning's method, as for all further arguments; ``weights_only`` is always true.
+            hparams_file: YAML or CSV file of arguments.
+            strict: whether the names of all weights must fit.
+            **kwargs: arguments in place of the checkpoint's.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is damaged, or names anything else.
+        """
+        content = read_checkpoint(checkpoint_path, argument="checkpoint_path")
+        check_hyper_parameters(content, cls)
+        if hparams_file is not None and Path(hparams_file).suffix in (".yml", ".yaml"):
+            check_hyper_parameters({HYPER_PARAMETERS[0]: load_hparams_from_yaml(hparams_file)}, cls)
+        kwargs.pop("weights_only", None)
+        known = inspect.signature(pl.LightningModule.load_from_checkpoint).parameters
+        safe = {"weights_only": True} if "weights_only" in known else {}
+        return super().load_from_checkpoint(checkpoint_path, map_location, hparams_file, strict, **safe, **kwargs)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Bring the networks into the checkpoint's form: its PC-layers, whichever callback made them."""

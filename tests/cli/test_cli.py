@@ -332,9 +332,9 @@ def test_generate_refuses_what_exists(finished, monkeypatch, tmp_path, capsys):
     assert pcgan(monkeypatch, "generate", checkpoint, "--output", tmp_path) == 1
     assert "`output` must not exist yet or be an empty folder" in one_error(capsys)
     assert pcgan(monkeypatch, "generate", tmp_path / "no.ckpt") == 1
-    assert "`checkpoint` must be a checkpoint file" in one_error(capsys)
+    assert "`checkpoint` must be a whole checkpoint file, got" in one_error(capsys)
     assert pcgan(monkeypatch, "generate", ROOT / "README.md", "--output", tmp_path / "out") == 1
-    assert "`checkpoint` must be a checkpoint of a GAN of this package" in one_error(capsys)
+    assert "`checkpoint` must be a whole checkpoint, got" in one_error(capsys)
 
 
 def test_debug_shows_the_traceback(monkeypatch, tmp_path):
