@@ -1,6 +1,7 @@
 """The command `pcgan`: train, evaluate and sample from configuration files."""
 
 import importlib.util
+import itertools
 import re
 import sys
 from pathlib import Path
@@ -262,7 +263,7 @@ def main(arguments: Optional[list[str]] = None) -> None:
 def _config_files(arguments: list[str]) -> list[Path]:
     """Return the files of all ``--config FILE`` and ``--config=FILE``."""
     pairs = [a.split("=", 1) for a in arguments if a.startswith("--config=")]
-    pairs += [list(pair) for pair in zip(arguments, arguments[1:], strict=False) if pair[0] == "--config"]
+    pairs += [list(pair) for pair in itertools.pairwise(arguments) if pair[0] == "--config"]
     return [Path(path) for _, path in pairs if not path.lstrip().startswith("{")]
 
 

@@ -1,7 +1,8 @@
-"""What a config or a checkpoint may name: classes, of the kinds that are asked for, and nothing that is merely called."""
+"""What a config or a checkpoint may name: classes of the kinds that are asked for, and nothing that is just called."""
 
 import pkgutil
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,30 +46,30 @@ def check_yaml(text: str) -> None:
     """
     try:
         root = yaml.compose(text, Loader=_YAML_LOADER)
+        size = _expanded_size(root, {}) if root is not None else 0
     except RecursionError:
         raise yaml.YAMLError("it is nested too deeply") from None
-    sizes: dict[int, int] = {}
+    if size > MAXIMUM_ENTRIES:
+        raise yaml.YAMLError(f"it has more than {MAXIMUM_ENTRIES:,} entries, its aliases written out")
 
-    def size(node: yaml.Node) -> int:
-        if id(node) in sizes:
-            if not sizes[id(node)]:
-                raise yaml.YAMLError(f"the alias in line {node.start_mark.line + 1} is within what it stands for")
-            return sizes[id(node)]
+
+def _expanded_size(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """Return the number of nodes with all aliases written out; `sizes` has those of the nodes seen, 0 while inside."""
+    if id(node) not in sizes:
         sizes[id(node)] = 0
         children: list[yaml.Node] = []
         if isinstance(node, yaml.MappingNode):
             keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-            for key in keys:
-                if keys.count(key) > 1:
+            for key, count in Counter(keys).items():
+                if count > 1:
                     raise yaml.YAMLError(f"the key {key!r} is given twice (line {node.start_mark.line + 1} and below)")
             children = [child for pair in node.value for child in pair]
         elif isinstance(node, yaml.SequenceNode):
             children = node.value
-        sizes[id(node)] = 1 + sum(map(size, children))
-        return sizes[id(node)]
-
-    if root is not None and size(root) > MAXIMUM_ENTRIES:
-        raise yaml.YAMLError(f"it has more than {MAXIMUM_ENTRIES:,} entries, its aliases written out")
+        sizes[id(node)] = 1 + sum(_expanded_size(child, sizes) for child in children)
+    if not sizes[id(node)]:
+        raise yaml.YAMLError(f"the alias in line {node.start_mark.line + 1} is within what it stands for")
+    return sizes[id(node)]
 
 
 def check_config_file(path: Path) -> None:
@@ -86,7 +87,7 @@ def check_config_file(path: Path) -> None:
         text = path.read_text(encoding="utf-8")
         check_yaml(text)
         content = yaml.load(text, Loader=_YAML_LOADER)
-    except (UnicodeDecodeError, yaml.YAMLError, ValueError) as error:
+    except (ValueError, yaml.YAMLError) as error:
         reason = "; ".join(line.strip() for line in str(error).splitlines())
         raise ValueError(f"{rule}, got {path}: {reason}") from error
     if not isinstance(content, dict) or not content:
