@@ -118,7 +118,8 @@ def check_classes(config: Any, *kinds: type) -> None:
                 names = ", ".join(kind.__name__ for kind in kinds)
                 raise ValueError(f"argument `{key}` must name a class derived from {names}, got {value}")
         elif key.endswith(("optimizer", "_scheduler")) and callable(value) and not isinstance(value, type):
-            name = getattr(value, "__qualname__", type(value).__qualname__)
+            named = value if hasattr(value, "__qualname__") else type(value)
+            name = f"{named.__module__}.{named.__qualname__}"
             if not name.endswith("<lambda>"):  # those are our defaults
                 raise ValueError(f"argument `{key}` must name a class, got {name}, which is none")
 
