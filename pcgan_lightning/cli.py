@@ -80,8 +80,11 @@ class PCGANCLI(LightningCLI):
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
         check_classes(config)
+        _check_numbers(config)
+        if self.config.subcommand == "fit" and Path(config.run_dir).is_file():
+            raise FileExistsError(f"argument `run_dir` must be a folder, got the file {config.run_dir}")
         if config.get("ckpt_path") not in (None, "", "last"):
-            _check_checkpoint(Path(config.ckpt_path))
+            _check_checkpoint(Path(config.ckpt_path), self.config.subcommand)
 
     def _parse_ckpt_path(self) -> None:
         # Lightning lets a checkpoint's hyperparameters replace the configuration. A fit is what was asked for, and the
@@ -97,7 +100,7 @@ class PCGANCLI(LightningCLI):
         folder, checkpoint = Path(config.run_dir), config.get("ckpt_path")
         if checkpoint == "last":
             config.ckpt_path = checkpoint = str(last_checkpoint(folder))
-            _check_checkpoint(Path(checkpoint))
+            _check_checkpoint(Path(checkpoint), self.subcommand)
         if self.subcommand == "fit":
             if not checkpoint or folder.resolve() not in Path(checkpoint).resolve().parents:
                 check_unused(folder)
@@ -166,12 +169,26 @@ class ClassifierCLI(LightningCLI):
         check_classes(self.config[self.config.subcommand])
 
 
-def _check_checkpoint(path: Path) -> None:
-    """Refuse a file that is no whole checkpoint of a game of this package."""
+def _check_numbers(config: Namespace) -> None:
+    """Refuse what Lightning takes without a word, or refuses without its name."""
+    if config.trainer.max_steps == 0 or config.trainer.max_steps < -1:
+        raise ValueError(f"argument `max_steps` must be positive, or -1 for no limit, got {config.trainer.max_steps}")
+    seed = config.seed_everything
+    if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
+        raise ValueError(f"argument `seed_everything` must be in 0..{2**32 - 1}, got {seed}")
+
+
+def _check_checkpoint(path: Path, subcommand: str = "fit") -> None:
+    """Refuse a file that is no whole checkpoint of a game of this package, or that holds too little to go on from."""
     if not path.is_file():
         raise FileNotFoundError(f"argument `ckpt_path` must be a checkpoint file or 'last', got {path}")
     content = read_checkpoint(path)
+    needed = ("pytorch-lightning_version", "global_step")
+    needed += ("loops", "optimizer_states", "lr_schedulers") if subcommand == "fit" else ()
+    lacking = [name for name in needed if name not in content]
     try:
+        if lacking:
+            raise ValueError(f"it lacks {lacking[0]!r}")
         check_hyper_parameters(content, modules.TwoPlayerModule)
     except ValueError as error:
         raise ValueError(f"argument `ckpt_path` must be a checkpoint of this package, got {path}: {error}") from error

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.core.saving import load_hparams_from_yaml
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 from typing_extensions import Self
@@ -296,6 +298,7 @@ class TwoPlayerModule(pl.LightningModule):
         optimizers, schedulers = [], []
         for name, network, make_optimizer, make_scheduler in players:
             optimizers.append(make_optimizer(list(original_parameters(network).items())))
+            _check_rates(f"{name}_optimizer", optimizers[-1])
             if make_scheduler is not None:
                 schedulers.append(self._scheduler(name, make_scheduler(optimizers[-1])))
         return optimizers, schedulers
@@ -392,6 +395,12 @@ def _describe(value: object) -> dict[str, Any]:
 
 def _import_path(value: object) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _check_rates(argument: str, optimizer: Optimizer) -> None:
+    rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
+    if not all(math.isfinite(rate) for rate in rates):
+        raise ValueError(f"argument `{argument}` must have a finite learning rate, its `lr`, got {rates}")
 
 
 def _check_same_shape(first: str, a: object, second: str, b: object) -> None:
