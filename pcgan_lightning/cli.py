@@ -185,13 +185,11 @@ def _check_checkpoint(path: Path, subcommand: str = "fit") -> None:
     content = read_checkpoint(path)
     needed = ("pytorch-lightning_version", "global_step")
     needed += ("loops", "optimizer_states", "lr_schedulers") if subcommand == "fit" else ()
-    lacking = [name for name in needed if name not in content]
-    try:
-        if lacking:
-            raise ValueError(f"it lacks {lacking[0]!r}")
-        check_hyper_parameters(content, modules.TwoPlayerModule)
-    except ValueError as error:
-        raise ValueError(f"argument `ckpt_path` must be a checkpoint of this package, got {path}: {error}") from error
+    rule = f"argument `ckpt_path` must be a checkpoint of this package, got {path}"
+    for name in needed:
+        if name not in content:
+            raise ValueError(f"{rule}: it lacks {name!r}")
+    check_hyper_parameters(content, modules.TwoPlayerModule, rule)
 
 
 def _send_logs_to(folder: Path, trainer: Namespace) -> None:

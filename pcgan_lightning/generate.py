@@ -83,8 +83,8 @@ def load_gan(checkpoint: Path, device: str = "auto") -> tuple[TwoPlayerModule, i
     for name, value in weights.items():
         if isinstance(value, Tensor) and not value.isfinite().all():
             raise ValueError(f"{rule}, whose weights {name!r} are not finite")
+    check_hyper_parameters(content, TwoPlayerModule, rule)
     try:
-        check_hyper_parameters(content, TwoPlayerModule)
         kind = pkgutil.resolve_name(content["hyper_parameters"]["_class_path"])
         gan = kind.load_from_checkpoint(checkpoint, map_location=device)
         return gan.eval(), int(content["global_step"])

@@ -124,28 +124,35 @@ def check_classes(config: Any, *kinds: type) -> None:
                 raise ValueError(f"argument `{key}` must name a class, got {name}, which is none")
 
 
-def check_hyper_parameters(content: Mapping[str, Any], base: type) -> None:
+def check_hyper_parameters(content: Mapping[str, Any], base: type, origin: str) -> None:
     """Refuse a checkpoint whose arguments make Lightning call anything but the constructors of fitting classes.
 
     Args:
         content: of the checkpoint.
         base: what its module must be.
+        origin: where it came from, for the message.
 
     Raises:
         ValueError: naming the entry and what was found there.
     """
-    for name in HYPER_PARAMETERS:
-        arguments = content.get(name, {})
-        if not isinstance(arguments, Mapping):
-            raise ValueError(f"its `{name}` must be a mapping, got {type(arguments).__name__}")
-        instantiator, path = arguments.get("_instantiator"), arguments.get("_class_path")
-        if instantiator is not None and instantiator not in INSTANTIATORS:
-            raise ValueError(f"its `_instantiator` must be {INSTANTIATORS[0]}, got {instantiator}")
-        if path is not None:
-            found = _import(path, "_class_path")
-            if not (isinstance(found, type) and issubclass(found, base)):
-                raise ValueError(f"its `_class_path` must name a {base.__name__}, got {path}")
-        check_classes(arguments, nn.Module, Optimizer, LRScheduler)
+    try:
+        for name in HYPER_PARAMETERS:
+            _check_arguments(name, content.get(name, {}), base)
+    except ValueError as error:
+        raise ValueError(f"{origin}: {error}") from error
+
+
+def _check_arguments(name: str, arguments: Any, base: type) -> None:
+    if not isinstance(arguments, Mapping):
+        raise ValueError(f"its `{name}` must be a mapping, got {type(arguments).__name__}")
+    instantiator, path = arguments.get("_instantiator"), arguments.get("_class_path")
+    if instantiator is not None and instantiator not in INSTANTIATORS:
+        raise ValueError(f"its `_instantiator` must be {INSTANTIATORS[0]}, got {instantiator}")
+    if path is not None:
+        found = _import(path, "_class_path")
+        if not (isinstance(found, type) and issubclass(found, base)):
+            raise ValueError(f"its `_class_path` must name a {base.__name__}, got {path}")
+    check_classes(arguments, nn.Module, Optimizer, LRScheduler)
 
 
 def _entries(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -353,9 +353,10 @@ class TwoPlayerModule(pl.LightningModule):
             ValueError: if it is damaged, or names anything else.
         """
         content = read_checkpoint(checkpoint_path, argument="checkpoint_path")
-        check_hyper_parameters(content, cls)
+        check_hyper_parameters(content, cls, f"argument `checkpoint_path`, {checkpoint_path}")
         if hparams_file is not None and Path(hparams_file).suffix in (".yml", ".yaml"):
-            check_hyper_parameters({HYPER_PARAMETERS[0]: load_hparams_from_yaml(hparams_file)}, cls)
+            arguments = {HYPER_PARAMETERS[0]: load_hparams_from_yaml(hparams_file)}
+            check_hyper_parameters(arguments, cls, f"argument `hparams_file`, {hparams_file}")
         kwargs.pop("weights_only", None)
         known = inspect.signature(pl.LightningModule.load_from_checkpoint).parameters
         safe = {"weights_only": True} if "weights_only" in known else {}
