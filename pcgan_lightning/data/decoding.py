@@ -39,7 +39,7 @@ def open_image(encoded: EncodedImage) -> PIL.Image.Image:
     except Exception as error:  # PIL raises OSError, SyntaxError, its own DecompressionBombError, ...
         raise ValueError(f"argument `source` must hold readable images; got {path}: {error}") from error
     if image.mode == "F" or image.mode.startswith("I"):
-        raise ValueError(f"argument `source` must hold 8-bit images; got {path} of PIL's mode {image.mode!r}")
+        raise ValueError(f"argument `source` must hold 8-bit images; got one of PIL's mode {image.mode!r}: {path}")
     return image
 
 
