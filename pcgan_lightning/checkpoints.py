@@ -4,8 +4,9 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import IO, Any, Optional, Union
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
@@ -53,14 +54,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return read_checkpoint(Path(path), map_location)
 
 
-def read_checkpoint(path: Path, map_location: MapLocation = "cpu", argument: str = "ckpt_path") -> dict[str, Any]:
+def read_checkpoint(
+    path: Union[str, Path, IO[bytes]], map_location: MapLocation = "cpu", argument: str = "ckpt_path"
+) -> dict[str, Any]:
     """Return the content of a checkpoint of Lightning's, whose bytes are all as they were written.
 
     Nothing in the file is executed (``weights_only=True``), and a sum over each of its parts, which torch stores but
     does not look at, tells whether it was cut or altered.
 
     Args:
-        path: the file.
+        path: the file, or an open one, which is left at its beginning.
         map_location: of ``torch.load``.
         argument: whose value `path` is, for the messages.
 
@@ -69,14 +72,17 @@ def read_checkpoint(path: Path, map_location: MapLocation = "cpu", argument: str
         ValueError: if it is damaged, or no checkpoint.
     """
     rule = f"argument `{argument}` must be a whole checkpoint"
-    if not path.is_file():
+    if not hasattr(path, "read") and not Path(path).is_file():
         raise FileNotFoundError(f"{rule} file, got {path}, which does not exist")
+    rewind = partial(path.seek, 0) if hasattr(path, "seek") else lambda: None
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is not None:
             raise ValueError(f"{damaged} is altered")
+        rewind()
         content = torch.load(path, map_location=map_location, weights_only=True)
+        rewind()
     except pickle.UnpicklingError as error:
         raise ValueError(f"{rule}, got {path}, which holds objects that are not read for safety") from error
     except Exception as error:  # a damaged file may fail in any way

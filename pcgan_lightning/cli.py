@@ -1,12 +1,13 @@
 """The command `pcgan`: train, evaluate and sample from configuration files."""
 
 import importlib.util
+import itertools
 import re
 import sys
 from pathlib import Path
 from typing import Any, Optional
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace, auto_cli
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
@@ -39,10 +40,14 @@ from pcgan_lightning.runs import (
     last_checkpoint,
     unused_path,
 )
+from pcgan_lightning.trust import check_classes, check_config_file, check_hyper_parameters, distrust_configs
 
 FUNCTIONS = {"evaluate": evaluate, "generate": generate}
 COMMANDS = (*LightningCLI.subcommands(), *FUNCTIONS, "report", "classifier")
-EXPECTED_ERRORS = (ArgumentError, ValueError, TypeError, OSError, ModuleNotFoundError, MisconfigurationException)
+# Of all others, which may be mistakes of ours, the line tells the type and how to see more.
+EXPECTED_ERRORS = (ArgumentError, ValueError, OSError, ModuleNotFoundError, MisconfigurationException)
+# Some parsers repeat whole configurations.
+LONGEST_LINE = 1500
 
 LOGGER_PACKAGES = {
     "CometLogger": ("comet_ml",),
@@ -95,6 +100,15 @@ class PCGANCLI(LightningCLI):
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.set_defaults(DEFAULTS)
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and refuse a damaged checkpoint and functions in the place of classes before anything is built."""
+        super().parse_arguments(parser, args)
+        config = self.config[self.config.subcommand]
+        check_classes(config)
+        _check_numbers(config)
+        if config.get("ckpt_path") not in (None, "", "last"):
+            _check_checkpoint(Path(config.ckpt_path), self.config.subcommand)
+
     def _parse_ckpt_path(self) -> None:
         # Lightning lets a checkpoint's hyperparameters replace the configuration. A fit is what was asked for, and the
         # module refuses a checkpoint that does not fit; an evaluation needs no configuration beside its checkpoint.
@@ -117,10 +131,10 @@ class PCGANCLI(LightningCLI):
                 if not fit:
                     raise FileNotFoundError(f"argument `ckpt_path` 'last' needs a checkpoint in {folder}, found none")
                 rank_zero_info(f"{folder} holds no checkpoint yet: the run starts from the beginning")
+            else:
+                _check_checkpoint(checkpoint, self.subcommand)
             config.ckpt_path = None if checkpoint is None else str(checkpoint)
         elif checkpoint:
-            if not Path(checkpoint).is_file():
-                raise FileNotFoundError(f"argument `ckpt_path` must be a checkpoint file or 'last', got {checkpoint}")
             continues = folder.resolve() in Path(checkpoint).resolve().parents
         if fit:
             if not continues:
@@ -185,6 +199,38 @@ class SaveRunConfig(SaveConfigCallback):
                 logger.log_hyperparams({"config": self.parser.dump(self.config, skip_none=False)})
 
 
+class ClassifierCLI(LightningCLI):
+    """LightningCLI that builds classes only."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and refuse functions in the place of classes."""
+        super().parse_arguments(parser, args)
+        check_classes(self.config[self.config.subcommand])
+
+
+def _check_numbers(config: Namespace) -> None:
+    """Refuse what Lightning takes without a word, or refuses without its name."""
+    if config.trainer.max_steps == 0 or config.trainer.max_steps < -1:
+        raise ValueError(f"argument `max_steps` must be positive, or -1 for no limit, got {config.trainer.max_steps}")
+    seed = config.seed_everything
+    if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
+        raise ValueError(f"argument `seed_everything` must be in 0..{2**32 - 1}, got {seed}")
+
+
+def _check_checkpoint(path: Path, subcommand: str = "fit") -> None:
+    """Refuse a file that is no whole checkpoint of a game of this package, or that holds too little to go on from."""
+    if not path.is_file():
+        raise FileNotFoundError(f"argument `ckpt_path` must be a checkpoint file or 'last', got {path}")
+    content = read_checkpoint(path)
+    needed = ("pytorch-lightning_version", "global_step")
+    needed += ("loops", "optimizer_states", "lr_schedulers") if subcommand == "fit" else ()
+    rule = f"argument `ckpt_path` must be a checkpoint of this package, got {path}"
+    for name in needed:
+        if name not in content:
+            raise ValueError(f"{rule}: it lacks {name!r}")
+    check_hyper_parameters(content, modules.TwoPlayerModule, rule)
+
+
 def _send_logs_to(folder: Path, trainer: Namespace, checkpoint: Optional[Path]) -> None:
     """Give a fit `metrics.csv`, and the configured loggers without a folder of their own the run folder.
 
@@ -236,8 +282,17 @@ def main(arguments: Optional[list[str]] = None) -> None:
         command = sys.argv[1] if len(sys.argv) > 1 else ""
         if not command.startswith("-") and command not in COMMANDS:
             raise ValueError(f"argument `command` must be one of {', '.join(COMMANDS)}, got {command or 'none'}")
+        distrust_configs()
+        for path in _config_files(sys.argv[2:]):
+            check_config_file(path)
         if command in FUNCTIONS:
-            auto_cli(FUNCTIONS[command], args=sys.argv[2:], exit_on_error=False, prog=f"pcgan {command}")
+            parser = ArgumentParser(prog=f"pcgan {command}", exit_on_error=False)
+            parser.add_argument("--config", action=ActionConfigFile, help="YAML file of arguments")
+            parser.add_function_arguments(FUNCTIONS[command], as_positional=True, sub_configs=True)
+            config = parser.parse_args(sys.argv[2:])
+            check_classes(config)
+            arguments = parser.instantiate_classes(config).as_dict()
+            FUNCTIONS[command](**{name: value for name, value in arguments.items() if name != "config"})
         elif command == "report":
             parser = ArgumentParser(prog="pcgan report", exit_on_error=False)
             parser.add_argument("runs", nargs="+", type=Path, help="run folders of `pcgan fit`")
@@ -245,7 +300,7 @@ def main(arguments: Optional[list[str]] = None) -> None:
             report(**parser.parse_args(sys.argv[2:]).as_dict())
         elif command == "classifier":
             sys.argv[:2] = ["pcgan classifier"]
-            LightningCLI(
+            ClassifierCLI(
                 modules.Classifier,
                 data.LabelledImageDataModule,
                 auto_configure_optimizers=False,
@@ -265,10 +320,19 @@ def main(arguments: Optional[list[str]] = None) -> None:
                     "Train GANs. Further commands: pcgan generate, evaluate, report, classifier; each has --help.",
                 ),
             )
-    except EXPECTED_ERRORS as error:
+    except Exception as error:
         if debug:
             raise
-        sys.exit(_report(str(error)))
+        if isinstance(error, EXPECTED_ERRORS) and str(error):
+            sys.exit(_report(str(error)))
+        sys.exit(_report(f"{type(error).__name__}: {error}", hint=" (--debug shows where)"))
+
+
+def _config_files(arguments: list[str]) -> list[Path]:
+    """Return the files of all ``--config FILE`` and ``--config=FILE``."""
+    pairs = [a.split("=", 1) for a in arguments if a.startswith("--config=")]
+    pairs += [list(pair) for pair in itertools.pairwise(arguments) if pair[0] == "--config"]
+    return [Path(path) for _, path in pairs if not path.lstrip().startswith("{")]
 
 
 def _parser_kwargs(program: str, description: str) -> dict[str, Any]:
@@ -277,13 +341,14 @@ def _parser_kwargs(program: str, description: str) -> dict[str, Any]:
     return {"prog": program, "description": description, "exit_on_error": False, **subcommands}
 
 
-def _report(message: str) -> int:
+def _report(message: str, hint: str = "") -> int:
     """Print an error as one line and return the exit status."""
     # jsonargparse tells of every type that it tried, and repeats whole configurations.
     noise = r"Does not validate|Subtypes:|Errors:$|Expected a <class 'NoneType'>|Given value type:|Given value: N"
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     said = "; ".join(line for line in lines if line and not re.match(noise, line)).replace(":;", ":")
-    print("pcgan: error:", said, file=sys.stderr)
+    said = said if len(said) <= LONGEST_LINE else f"{said[:LONGEST_LINE]} ..."
+    print(f"pcgan: error: {said}{hint}", file=sys.stderr)
     return 1
 
 

@@ -18,6 +18,7 @@ from pcgan_lightning.images import to_uint8
 from pcgan_lightning.metrics import Features, GenerativeScores, InceptionFeatures, reference_statistics, score_generator
 from pcgan_lightning.metrics.scores import Score
 from pcgan_lightning.runs import CONFIG_FILE, unused_path
+from pcgan_lightning.trust import check_classes
 
 
 def evaluate(
@@ -106,7 +107,9 @@ def _data_of(run: Optional[Path], checkpoint: Path) -> LightningDataModule:
         raise ValueError(f"argument `data` must name the real images, for {path} names none")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data")
-    data = parser.instantiate_classes(parser.parse_object({"data": config})).data
+    parsed = parser.parse_object({"data": config})
+    check_classes(parsed)
+    data = parser.instantiate_classes(parsed).data
     if not hasattr(data, "real_images"):
         raise ValueError(f"argument `data` must be an ImageDataModule, got the run's {type(data).__name__}")
     return data

@@ -1,15 +1,17 @@
 """`pcgan generate`: images from a checkpoint."""
 
-import importlib
-import pickle
+import pkgutil
 import sys
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pcgan_lightning.callbacks.samples import draw_samples
+from pcgan_lightning.checkpoints import read_checkpoint
 from pcgan_lightning.images import to_pillow, to_uint8
 from pcgan_lightning.modules import TwoPlayerModule
+from pcgan_lightning.trust import check_hyper_parameters
 
 
 def generate(
@@ -67,26 +69,26 @@ def load_gan(checkpoint: Path, device: str = "auto") -> tuple[TwoPlayerModule, i
         ValueError: if it is no checkpoint, or none of a module of this package with a generator, or there is no such
             device.
     """
-    if not checkpoint.is_file():
-        raise FileNotFoundError(f"argument `checkpoint` must be a checkpoint file, got {checkpoint}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"argument `device` must be one that torch finds here, got {device!r}") from error
-    rule = "argument `checkpoint` must be a checkpoint of a GAN of this package"
+    content = read_checkpoint(checkpoint, argument="checkpoint")
+    rule = f"argument `checkpoint` must be a checkpoint of a GAN of this package, got {checkpoint}"
+    weights = content["state_dict"]
+    if not any(name.startswith("generator.") for name in weights):
+        raise ValueError(f"{rule}, which holds no generator")
+    for name, value in weights.items():
+        if isinstance(value, Tensor) and not value.isfinite().all():
+            raise ValueError(f"{rule}, whose weights {name!r} are not finite")
+    check_hyper_parameters(content, TwoPlayerModule, rule)
     try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        names = content["state_dict"]
-        iteration = int(content["global_step"])
-    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{rule}, got {checkpoint}, which is none") from error
-    if not any(name.startswith("generator.") for name in names):
-        raise ValueError(f"{rule}, got {checkpoint}, which holds no generator")
-    try:
-        home, _, name = content["hyper_parameters"]["_class_path"].rpartition(".")
-        gan = getattr(importlib.import_module(home), name).load_from_checkpoint(checkpoint, map_location=device)
-    except (RuntimeError, KeyError, TypeError, ValueError, ImportError, AttributeError) as error:
-        raise ValueError(f"{rule}, got {checkpoint}: {(str(error).splitlines() or [''])[0]}") from error
-    return gan.eval(), iteration
+        kind = pkgutil.resolve_name(content["hyper_parameters"]["_class_path"])
+        gan = kind.load_from_checkpoint(checkpoint, map_location=device)
+        return gan.eval(), int(content["global_step"])
+    except Exception as error:  # what an altered file lacks or has too much of may fail anywhere
+        reason = (str(error).splitlines() or [""])[0]
+        reason = f"which lacks {reason}" if isinstance(error, KeyError) else reason
+        raise ValueError(f"{rule}: {reason}") from error

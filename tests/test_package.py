@@ -21,7 +21,7 @@ FLOORS = [
     {"networks"},
     {"data"},
     {"metrics"},
-    {"checkpoints"},
+    {"checkpoints", "trust"},
     {"modules", "callbacks"},
     {"runs", "run_logger", "generate", "evaluate", "report", "cli"},
 ]

@@ -33,13 +33,13 @@ def open_image(encoded: EncodedImage) -> PIL.Image.Image:
         ValueError: If PIL cannot read it, or if it has more than 8 bits per channel: PIL would clip its
             values to 255 rather than scale them.
     """
+    path = (encoded or {}).get("path") or "one without a path"
     try:
         image = datasets.Image().decode_example(encoded or {"bytes": None, "path": None})
     except Exception as error:  # PIL raises OSError, SyntaxError, its own DecompressionBombError, ...
-        path = (encoded or {}).get("path") or "one without a path"
         raise ValueError(f"argument `source` must hold readable images; got {path}: {error}") from error
     if image.mode == "F" or image.mode.startswith("I"):
-        raise ValueError(f"argument `source` must hold 8-bit images; got one of PIL's mode {image.mode!r}")
+        raise ValueError(f"argument `source` must hold 8-bit images; got one of PIL's mode {image.mode!r}: {path}")
     return image
 
 

@@ -107,7 +107,9 @@ class ImageDataModule(LightningDataModule):
             "max_images": max_images,
         }
         for argument, value in positive.items():
-            if value is not None and value <= 0:
+            if value is None and argument == "max_images":
+                continue
+            if value is None or value <= 0:
                 raise ValueError(f"argument `{argument}` must be positive; got {value}")
         if channels not in (None, 1, 3):
             raise ValueError(f"argument `channels` must be 1, 3 or None; got {channels}")

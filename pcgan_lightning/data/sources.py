@@ -75,7 +75,7 @@ def undecoded_images(dataset: Images, image_column: Optional[str], source: str) 
 
     Raises:
         ValueError: If there is no column `image_column`, or if that is None and not exactly one column is of
-            type `datasets.Image`.
+            type `datasets.Image`, or if the column can't be read as images.
     """
     features = dataset.features or {}
     found = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
@@ -88,4 +88,10 @@ def undecoded_images(dataset: Images, image_column: Optional[str], source: str) 
     if hasattr(dataset, "decode"):
         # New versions of `datasets` stream a folder of the hub with decoding built in; a cast leaves it in.
         dataset = dataset.decode(False)
-    return dataset.select_columns(column).cast_column(column, datasets.Image(decode=False))
+    try:
+        return dataset.select_columns(column).cast_column(column, datasets.Image(decode=False))
+    except Exception as error:  # Arrow has many kinds
+        raise ValueError(
+            f"argument `image_column` must name a column of images of {source!r}; got {column!r}, which holds "
+            f"{features[column]}"
+        ) from error

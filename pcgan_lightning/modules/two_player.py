@@ -1,9 +1,12 @@
 """What every game of a generator and a discriminator shares: latents, averaging, optimizers, counting, checkpoints."""
 
 import copy
+import inspect
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, Optional
 
 import lightning.pytorch as pl
@@ -13,19 +16,23 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.core.saving import load_hparams_from_yaml
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
+from typing_extensions import Self
 
-from pcgan_lightning.checkpoints import AtomicCheckpointIO
+from pcgan_lightning.checkpoints import AtomicCheckpointIO, read_checkpoint
 from pcgan_lightning.evaluation_mode import evaluation_mode
 from pcgan_lightning.losses import AdversarialLoss, HingeLoss
 from pcgan_lightning.modules._processes import Share, check_strategy, mean_over_processes, shares_of
 from pcgan_lightning.networks import ResNetDiscriminator, ResNetGenerator, SynchronizedBatchNorm
 from pcgan_lightning.optim import LinearDecay
 from pcgan_lightning.spectra import match_preconditioning, original_parameters, power_iteration, preconditioners
+from pcgan_lightning.trust import HYPER_PARAMETERS, check_hyper_parameters
 
 RandomState = dict[str, Tensor]
 
@@ -365,6 +372,7 @@ class TwoPlayerModule(pl.LightningModule):
         optimizers, schedulers = [], []
         for name, network, make_optimizer, make_scheduler in players:
             optimizers.append(make_optimizer(list(original_parameters(network).items())))
+            _check_rates(f"{name}_optimizer", optimizers[-1])
             if make_scheduler is not None:
                 schedulers.append(self._scheduler(name, make_scheduler(optimizers[-1])))
         return optimizers, schedulers
@@ -400,6 +408,38 @@ class TwoPlayerModule(pl.LightningModule):
         # A resumed run that has not begun its first iteration still has to take up those of its checkpoint.
         checkpoint["random_states"] = self._random_states or states
 
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: Optional[bool] = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Lightning's, for files that are whole, and that name nothing to call but classes of a fitting kind.
+
+        Args:
+            checkpoint_path: a file, or an open one.
+            map_location: see Lightning's method, as for all further arguments; ``weights_only`` is always true.
+            hparams_file: YAML or CSV file of arguments.
+            strict: whether the names of all weights must fit.
+            **kwargs: arguments in place of the checkpoint's.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is damaged, or names anything else.
+        """
+        content = read_checkpoint(checkpoint_path, argument="checkpoint_path")
+        check_hyper_parameters(content, cls, f"argument `checkpoint_path`, {checkpoint_path}")
+        if hparams_file is not None and Path(hparams_file).suffix in (".yml", ".yaml"):
+            arguments = {HYPER_PARAMETERS[0]: load_hparams_from_yaml(hparams_file)}
+            check_hyper_parameters(arguments, cls, f"argument `hparams_file`, {hparams_file}")
+        kwargs.pop("weights_only", None)
+        known = inspect.signature(pl.LightningModule.load_from_checkpoint).parameters
+        safe = {"weights_only": True} if "weights_only" in known else {}
+        return super().load_from_checkpoint(checkpoint_path, map_location, hparams_file, strict, **safe, **kwargs)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Bring the networks into the checkpoint's form: its PC-layers, whichever callback made them."""
         self._latent_seed = checkpoint.get("latent_seed")
@@ -434,6 +474,12 @@ def _describe(value: object) -> dict[str, Any]:
 
 def _import_path(value: object) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _check_rates(argument: str, optimizer: Optimizer) -> None:
+    rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
+    if not all(math.isfinite(rate) for rate in rates):
+        raise ValueError(f"argument `{argument}` must have a finite learning rate, its `lr`, got {rates}")
 
 
 def _check_same_shape(first: str, a: object, second: str, b: object) -> None:

@@ -1,8 +1,15 @@
 """The command as a shell would run it, for tests in one process."""
 
 import sys
+from pathlib import Path
 
 from pcgan_lightning.cli import main
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    *("--data.max_images=64", "--data.batch_size=8", "--model.generator.width=2", "--model.discriminator.width=2"),
+    *("--trainer.accelerator=cpu", "--trainer.enable_model_summary=false", "--progress.refresh_every_n_steps=1000"),
+]
 
 
 def pcgan(monkeypatch, *arguments):
@@ -13,3 +20,17 @@ def pcgan(monkeypatch, *arguments):
     except SystemExit as end:
         return end.code or 0
     return 0
+
+
+def quickstart(monkeypatch, folder, *more):
+    config = ROOT / "configs" / "quickstart.yaml"
+    # Steps long enough for four of them to be seen.
+    lively = ("--model.generator.initialization=xavier_uniform", "--model.generator_optimizer.lr=0.01")
+    folder = ("--run_dir", folder)
+    return pcgan(monkeypatch, "fit", "--config", config, *folder, *TINY, *lively, "--trainer.max_steps=4", *more)
+
+
+def one_error(capsys):
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pcgan: error:")]
+    assert len(lines) == 1
+    return lines[0]

@@ -3,40 +3,17 @@
 import csv
 import importlib.util
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from command import pcgan
+from command import ROOT, one_error, pcgan, quickstart
 from PIL import Image
 
-ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs" / "pcgan").glob("*.yaml"))
 NSGDA_CONFIGS = sorted((ROOT / "configs" / "nsgda").glob("*.yaml"))
 JARE_CONFIGS = sorted((ROOT / "configs" / "jare").glob("cifar10_*.yaml"))
-TINY = [
-    *("--data.max_images=64", "--data.batch_size=8", "--model.generator.width=2", "--model.discriminator.width=2"),
-    *("--trainer.accelerator=cpu", "--trainer.enable_model_summary=false", "--progress.refresh_every_n_steps=1000"),
-]
-
-
-def quickstart(monkeypatch, folder, *more):
-    config = ROOT / "configs" / "quickstart.yaml"
-    # Steps long enough for four of them to be seen.
-    lively = ("--model.generator.initialization=xavier_uniform", "--model.generator_optimizer.lr=0.01")
-    folder = ("--run_dir", folder)
-    return pcgan(monkeypatch, "fit", "--config", config, *folder, *TINY, *lively, "--trainer.max_steps=4", *more)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A finished run of the quickstart, made tiny."""
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        assert quickstart(monkeypatch, folder) == 0
-    return folder
 
 
 def parquet_like(config, folder):
@@ -244,74 +221,6 @@ def test_evaluation_subcommands(finished, monkeypatch, capsys):
     assert {p: p.stat().st_mtime_ns for p in finished.rglob("*")} == before
 
 
-def one_error(capsys):
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pcgan: error:")]
-    assert len(lines) == 1
-    return lines[0]
-
-
-MISTAKES = {
-    "unknown degree": (
-        ["--preconditioning=FixedPreconditioning", "--preconditioning.degree=4"],
-        "`degree` must be one of (1, 3, 5, 7, 9)",
-    ),
-    "thresholds": (
-        ["--preconditioning.thresholds=[5,4,20,30]"],
-        "`thresholds` must be positive and strictly increasing, got (5.0, 4.0",
-    ),
-    "too few thresholds": (
-        ["--preconditioning.thresholds=[5,10,20]"],
-        "`degrees` must be one more than the 3 thresholds",
-    ),
-    "target": (
-        ["--preconditioning.target=critic"],
-        "`target` must name a submodule of GAN (it has ['generator', 'discriminator']), got 'critic'",
-    ),
-    "no matrix": (
-        ["--spectrum.target=generator.convolutions.1"],
-        "`target` must hold a Linear, Conv or ConvTranspose layer, got 'generator.convolutions.1'",
-    ),
-    "image size": (["--model.generator.image_size=40"], "`image_size` must be one of 32, 48, 64, 128, 256, got 40"),
-    "channels": (["--data.channels=3"], "`channels` must be 1"),
-    "no updates": (["--model.discriminator_steps=0"], "`discriminator_steps` must be at least 1, got 0"),
-    "unknown option": (["--model.discriminator.widht=3"], "'widht'"),
-    "unknown key": (["--modle=3"], "--modle=3"),
-    "type": (["--trainer.max_steps=many"], '"trainer.max_steps"'),
-    "unknown class": (["--model.loss=Hinge"], "Hinge"),
-    "missing data": (["--data.source=nowhere.parquet"], "`source` must be"),
-    "missing checkpoint": (
-        ["--ckpt_path=nowhere.ckpt"],
-        "`ckpt_path` must be a checkpoint file or 'last', got nowhere.ckpt",
-    ),
-    "interval": (["--samples.every_n_steps=0"], "`every_n_steps` must be at least 1, got 0"),
-    "negative rate": (["--model.generator_optimizer.lr=-1"], "learning rate"),
-    "negative rate of NSGDA": (
-        ["--model.generator_optimizer=NSGDA", "--model.generator_optimizer.lr=-1"],
-        "`lr` must not be negative, got -1.0",
-    ),
-    "missing layer scales": (
-        ["--model.discriminator_optimizer=NSGDA", "--model.discriminator_optimizer.layer_scales=nowhere.json"],
-        "`layer_scales` must be a JSON file, got nowhere.json, which does not exist",
-    ),
-}
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistake_gets_one_line(mistake, monkeypatch, tmp_path, capsys):
-    arguments, message = MISTAKES[mistake]
-    assert quickstart(monkeypatch, tmp_path / "run", *arguments) != 0
-    assert message in one_error(capsys)
-    assert not list(tmp_path.rglob("*.ckpt"))
-    assert not (tmp_path / "run" / "config.yaml").exists(), "a run that never began must not claim its folder"
-
-
-def test_checkpoint_of_another_architecture(finished, monkeypatch, tmp_path, capsys):
-    checkpoint = finished / "checkpoints" / "last.ckpt"
-    status = quickstart(monkeypatch, tmp_path / "run", "--model.discriminator.width=3", "--ckpt_path", checkpoint)
-    assert status == 1
-    assert "the checkpoint must be of this model's architecture, but 'discriminator." in one_error(capsys)
-
-
 def test_missing_logger_package(monkeypatch, tmp_path, capsys):
     assert importlib.util.find_spec("comet_ml") is None, "choose another package that is not installed"
     assert quickstart(monkeypatch, tmp_path / "run", "--trainer.logger=CometLogger") == 1
@@ -331,9 +240,9 @@ def test_generate_refuses_what_exists(finished, monkeypatch, tmp_path, capsys):
     assert pcgan(monkeypatch, "generate", checkpoint, "--output", tmp_path) == 1
     assert "`output` must not exist yet or be an empty folder" in one_error(capsys)
     assert pcgan(monkeypatch, "generate", tmp_path / "no.ckpt") == 1
-    assert "`checkpoint` must be a checkpoint file" in one_error(capsys)
+    assert "`checkpoint` must be a whole checkpoint file, got" in one_error(capsys)
     assert pcgan(monkeypatch, "generate", ROOT / "README.md", "--output", tmp_path / "out") == 1
-    assert "`checkpoint` must be a checkpoint of a GAN of this package" in one_error(capsys)
+    assert "`checkpoint` must be a whole checkpoint, got" in one_error(capsys)
 
 
 def test_debug_shows_the_traceback(monkeypatch, tmp_path):

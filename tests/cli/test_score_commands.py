@@ -179,9 +179,9 @@ def truncated(run, folder):
 
 
 MISTAKES = {
-    "no checkpoint": (lambda run, folder: folder / "no.ckpt", [], "`checkpoint` must be a checkpoint file, got"),
-    "another file": (lambda *_: ROOT / "README.md", [], "`checkpoint` must be a checkpoint of a GAN of this package"),
-    "truncated": (truncated, [], "`checkpoint` must be a checkpoint of a GAN of this package"),
+    "no checkpoint": (lambda run, folder: folder / "no.ckpt", [], "`checkpoint` must be a whole checkpoint file, got"),
+    "another file": (lambda *_: ROOT / "README.md", [], "README.md, which is damaged: "),
+    "truncated": (truncated, [], "half.ckpt, which is damaged: "),
     "no generator": (without_generator, [], "discriminator.ckpt, which holds no generator"),
     "too few": (
         None,
