@@ -113,6 +113,43 @@ def optimizers(content: dict[str, Any]) -> list[str]:
     ]
 
 
+def guards(content: dict[str, Any]) -> list[str]:
+    lines = [
+        "| networks | median ms an iteration | ratio with both callbacks | guard, ms an iteration "
+        "| ms of a reading, of samples, of condition numbers | share of all |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in content["result"].items():
+        rare = ", ".join(f"{1e3 * row[f'{key}_seconds']:.1f}" for key in ("reading", "samples", "conditions"))
+        lines.append(
+            f"| {name}, batch {row['batch_size']} | {1e3 * row['step_seconds']:.0f} | {row['ratio']:.3f} "
+            f"| {1e3 * row['guard_seconds']:.2f} | {rare} | {100 * row['share']:.2f}% |"
+        )
+    return [
+        *lines,
+        "",
+        "The ratio is the median over pairs of neighbouring iterations. The share is of the callbacks' own time, taken "
+        "directly: the guard's in every iteration, the other three every 50, 100 and 1,000 iterations.",
+    ]
+
+
+def processes(content: dict[str, Any]) -> list[str]:
+    settings, result = content["settings"], content["result"]
+    n = settings["processes"]
+    return [
+        f"| {n} processes | seconds an iteration |",
+        "|---|---|",
+        f"| each by itself | {result['alone_seconds']:.3f} |",
+        f"| together, `ddp` | {result['together_seconds']:.3f} |",
+        f"| ratio (range over {settings['rounds']} rounds) | {result['ratio']:.3f} "
+        f"({result['ratios'][0]:.3f} to {result['ratios'][-1]:.3f}) |",
+        "",
+        f"ResNets of width {settings['width']}, batch {settings['batch_size']} in each process, one thread each."
+        if settings["networks"] == "resnet"
+        else f"CNNs of width {settings['width']}, batch {settings['batch_size']} in each process, one thread each.",
+    ]
+
+
 def fid(row: dict[str, Any], digits: int) -> str:
     return "diverged" if row["fid"] is None else f"{row['fid']:.{digits}f}"
 
@@ -241,11 +278,13 @@ def faults(content: dict[str, Any]) -> list[str]:
 TABLES = {
     "faults": faults,
     "game_updates": game_updates,
+    "guards": guards,
     "jare_networks": jare_networks,
     "mixture": mixture,
     "mixture_small": mixture,
     "optimizers": optimizers,
     "preconditioning_overhead": preconditioning_overhead,
+    "processes": processes,
     "scoring": scoring,
     "table1": table1,
     "throughput": throughput,

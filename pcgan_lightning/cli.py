@@ -16,7 +16,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 # Imported for their names: a config may say `class_path: GAN` without the package's path.
 from pcgan_lightning import callbacks, data, games, losses, metrics, modules, networks, optim  # noqa: F401
 from pcgan_lightning.callbacks import (
+    CollapseMonitor,
     GANProgressBar,
+    NonFiniteGuard,
     Preconditioning,
     RunCheckpoint,
     SampleGridLogger,
@@ -79,8 +81,10 @@ class PCGANCLI(LightningCLI):
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add ``run_dir`` and the callbacks that every run has."""
+        """Add ``run_dir`` and the callbacks that every run has, the guard before those that measure."""
         parser.add_argument("--run_dir", type=str, default="runs/pcgan", help="Folder of everything a fit writes.")
+        parser.add_lightning_class_args(NonFiniteGuard, "guard")
+        parser.add_lightning_class_args(CollapseMonitor, "collapse")
         parser.add_subclass_arguments(Preconditioning, "preconditioning", required=False, fail_untyped=False)
         parser.callback_keys.append("preconditioning")
         parser.add_subclass_arguments(ScoreLogger, "scores", required=False)

@@ -3,6 +3,8 @@
 from pcgan_lightning.callbacks.acceleration import Acceleration
 from pcgan_lightning.callbacks.balance import BalanceLogger
 from pcgan_lightning.callbacks.checkpoint import RunCheckpoint
+from pcgan_lightning.callbacks.collapse import CollapseMonitor
+from pcgan_lightning.callbacks.guard import NonFiniteError, NonFiniteGuard
 from pcgan_lightning.callbacks.jacobian import JacobianSpectrumLogger
 from pcgan_lightning.callbacks.magnitudes import AdaptiveMagnitudeLogger
 from pcgan_lightning.callbacks.modes import ModeLogger
@@ -22,10 +24,13 @@ __all__ = [
     "AdaptiveMagnitudeLogger",
     "AdaptivePreconditioning",
     "BalanceLogger",
+    "CollapseMonitor",
     "FixedPreconditioning",
     "GANProgressBar",
     "JacobianSpectrumLogger",
     "ModeLogger",
+    "NonFiniteError",
+    "NonFiniteGuard",
     "Preconditioning",
     "RunCheckpoint",
     "SampleGridLogger",

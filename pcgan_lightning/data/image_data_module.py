@@ -205,6 +205,11 @@ class ImageDataModule(LightningDataModule):
         if self._validation_images is None:
             return []
         device, rank, world_size = self._placement()
+        if len(self._validation_images) < world_size:
+            raise ValueError(
+                f"argument `validation_split` must hold an image for each of the {world_size} processes; got "
+                f"{len(self._validation_images)}"
+            )
         self._validation_images = self._validation_images.to(device)
         return SequentialLoader(self._validation_images, self.batch_size, rank, world_size)
 

@@ -29,6 +29,8 @@ from pcgan_lightning.spectra import match_preconditioning, original_parameters, 
 
 RandomState = dict[str, Tensor]
 
+EVALUATED = ("loss/discriminator", "loss/generator", "score/real", "score/fake")
+
 # Lightning advises modules with manual optimization to save the weights before the step. Here a checkpoint is meant to
 # hold the state after it, which is what a resumed run goes on from.
 warnings.filterwarnings("ignore", "Using ModelCheckpoint with manual optimization")
@@ -99,6 +101,7 @@ class TwoPlayerModule(pl.LightningModule):
         self._random_states: Optional[list[RandomState]] = None
         self._randomness_is_set = False
         self._evaluated = 0
+        self._evaluation = torch.zeros(len(EVALUATED) + 1)
 
     @property
     def twice_differentiated(self) -> bool:
@@ -125,8 +128,10 @@ class TwoPlayerModule(pl.LightningModule):
             averaged: whether the moving average of the weights is used where the run has one.
         """
         network = self.averaged_generator if averaged and self.averaged_generator is not None else self.generator
+        # Of the weights' dtype, which is not float32 with `precision="64-true"` and its like.
+        dtype = next((p.dtype for p in network.parameters()), latents.dtype)
         with evaluation_mode(network):
-            return network(latents.to(self.device))
+            return network(latents.to(self.device, dtype))
 
     def fixed_latents(self, count: int, seed: int = 0) -> Tensor:
         """Return the first `count` of an endless row of latents ``[count, latent_dim]`` that the seed alone decides.
@@ -285,20 +290,29 @@ class TwoPlayerModule(pl.LightningModule):
     # ------------------------------------------------------------------ evaluation
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Log both losses on held-out real images and fresh samples, as ``val/...``."""
-        self._evaluate(batch, batch_idx, "val")
+        """Evaluate both losses on held-out real images and fresh samples."""
+        self._evaluate(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log their means over all images as ``val/...``."""
+        self._log_evaluation("val")
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Log both losses on held-out real images and fresh samples, as ``test/...``."""
-        self._evaluate(batch, batch_idx, "test")
+        """Evaluate both losses on held-out real images and fresh samples."""
+        self._evaluate(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log their means over all images as ``test/...``."""
+        self._log_evaluation("test")
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the discriminator's scores ``[N]`` of real images."""
         return self.discriminator(self.real_images(batch))
 
-    def _evaluate(self, batch: Any, batch_idx: int, stage: str) -> None:
+    def _evaluate(self, batch: Any, batch_idx: int) -> None:
         real = self.real_images(batch)
-        self._evaluated = 0 if batch_idx == 0 else self._evaluated
+        if batch_idx == 0:
+            self._evaluated, self._evaluation = 0, torch.zeros(len(EVALUATED) + 1, device=self.device)
         # Latents of their own, one to each image of the set, of which n processes take every n-th: an evaluation must
         # not move the training's stream, and any number of processes evaluates the same samples.
         numbers = range(self._evaluated, self._evaluated + len(real))
@@ -307,16 +321,13 @@ class TwoPlayerModule(pl.LightningModule):
         self._evaluated += len(real)
         real_scores, fake_scores = self.scores(real, fake)
         generator_loss, discriminator_loss = self.losses(real_scores, fake_scores)
-        self.log_dict(
-            {
-                f"{stage}/loss/discriminator": discriminator_loss,
-                f"{stage}/loss/generator": generator_loss,
-                f"{stage}/score/real": real_scores.float().mean(),
-                f"{stage}/score/fake": fake_scores.float().mean(),
-            },
-            batch_size=len(real),
-            sync_dist=True,
-        )
+        means = torch.stack([discriminator_loss, generator_loss, real_scores.mean(), fake_scores.mean()])
+        self._evaluation += len(real) * torch.cat([means, means.new_ones(1)])
+
+    def _log_evaluation(self, stage: str) -> None:
+        # Not by Lightning's `sync_dist`, which rounds the number of images where processes have unequally many.
+        sums = self.trainer.strategy.reduce(self._evaluation, reduce_op="sum")
+        self.log_dict(dict(zip([f"{stage}/{name}" for name in EVALUATED], sums[:-1] / sums[-1], strict=True)))
 
     # ------------------------------------------------------------------ hooks of Lightning
 

@@ -159,6 +159,24 @@ def run(rule, precision, rank=0, processes=1):
     return {"state": gan.state_dict(), **seen}
 
 
+def validate(precision, processes=1):
+    """Return the validation metrics of 13 images, which no number of processes divides evenly."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    torch.manual_seed(0)
+    gan = RULES["hinge"]()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=processes,
+        strategy="ddp" if processes > 1 else "auto",
+        precision=precision,
+        logger=False,
+        enable_progress_bar=False,
+    )
+    data = ImageDataModule("digits", image_size=8, batch_size=3, max_images=13, validation_split="test")
+    (metrics,) = trainer.validate(gan, datamodule=data, verbose=False)
+    return metrics
+
+
 def run_all(rank, processes, port, folder):
     """Train by every rule, as one of several processes that somebody else started."""
     os.environ |= {
@@ -171,6 +189,7 @@ def run_all(rank, processes, port, folder):
         "TORCHELASTIC_RUN_ID": "test",
     }
     results = {(rule, p): run(rule, p, rank, processes) for rule in RULES for p in PRECISIONS}
+    results["validation"] = validate("64-true", processes)
     torch.save(results, folder / f"{processes}_{rank}.pt")
 
 

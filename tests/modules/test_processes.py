@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from distributed_runs import ITERATIONS, PRECISIONS, RULES, run, run_all, unused_port
+from distributed_runs import ITERATIONS, PRECISIONS, RULES, run, run_all, unused_port, validate
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import nn
 from torch.multiprocessing import start_processes
@@ -54,6 +54,9 @@ def test_every_rule_on_several_processes(alone, processes, tmp_path, monkeypatch
     discriminator, generator = sizes
     turns = [discriminator] * 2 + [generator] * 3
     assert found[-1]["more_steps", "32-true"]["messages"] == turns * ITERATIONS
+
+    # Each image of an evaluation has its own latents, whoever evaluates it.
+    assert found[-1]["validation"] == pytest.approx(validate("64-true"), rel=1e-12)
 
 
 @pytest.fixture

@@ -1,0 +1,362 @@
+"""NonFiniteGuard: the first tensor that is not finite is named, no bad file is written, and training goes back."""
+
+import copy
+import math
+import time
+from pathlib import Path
+
+import lightning.pytorch
+import pytest
+import torch
+from foreign_modules import BOTH_NAMES, image_loader, make_classifier
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import nn
+from torch.optim.lr_scheduler import ExponentialLR
+
+from pcgan_lightning.callbacks import AdaptivePreconditioning, FixedPreconditioning, NonFiniteError, NonFiniteGuard
+from pcgan_lightning.callbacks.guard import extremes
+from pcgan_lightning.data import ImageDataModule
+from pcgan_lightning.modules import GAN
+from pcgan_lightning.networks import CNNDiscriminator, CNNGenerator
+from pcgan_lightning.spectra import original_parameters
+
+BAD = pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+
+
+@BAD
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_extremes_are_finite_just_for_finite_tensors(dtype, bad):
+    """Large numbers whose sum, squares or difference overflow are finite ones."""
+    largest = torch.finfo(dtype).max
+    tensors = [torch.full((40, 30), largest, dtype=dtype) for _ in range(3)]
+    tensors[0][3] = -largest
+    tensors[1][17, 5] = bad
+    assert extremes(tensors).isfinite().all(dim=0).tolist() == [True, False, True]
+    assert extremes([torch.tensor(bad, dtype=dtype)]).isfinite().all().item() is False
+
+
+def gan(discriminator_steps=1, optimizer=lambda p: torch.optim.Adam(p, lr=1e-3, betas=(0.0, 0.9)), **kwargs):
+    torch.manual_seed(1)
+    networks = CNNGenerator(channels=1, latent_dim=4, width=2), CNNDiscriminator(channels=1, width=2)
+    both = {"generator_optimizer": optimizer, "discriminator_optimizer": optimizer}
+    return GAN(*networks, discriminator_steps=discriminator_steps, ema_decay=0.5, **both | kwargs)
+
+
+def fit(folder, module, callbacks, pl=lightning.pytorch, ckpt_path=None, **kwargs):
+    defaults = {
+        "accelerator": "cpu",
+        "max_steps": 12,
+        "default_root_dir": folder,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "logger": False,
+    }
+    if not any(isinstance(c, ModelCheckpoint) for c in callbacks):
+        defaults["enable_checkpointing"] = False
+    data = ImageDataModule(batch_size=4, max_images=24, seed=0)
+    loader = {"datamodule": data} if isinstance(module, GAN) else {"train_dataloaders": image_loader()}
+    trainer = pl.Trainer(**defaults | kwargs, callbacks=callbacks)
+    torch.manual_seed(2)
+    trainer.fit(module, ckpt_path=ckpt_path, **loader)
+    return trainer
+
+
+def files(folder):
+    """Return the content of all checkpoints by name."""
+    return {p.name: p.read_bytes() for p in sorted(folder.rglob("*.ckpt"))}
+
+
+CONVOLUTION = "discriminator.convolutions.2"
+NAMES = {
+    "loss": "loss 2 of iteration 7",
+    "gradient": f"gradient of {CONVOLUTION}.weight at iteration 7",
+    "weight": f"weight {CONVOLUTION}.weight at iteration 7",
+    "average": "weight averaged_generator.module.to_image.bias by iteration 8",
+    "buffer": "buffer generator.convolutions.4.running_var at iteration 7",
+    "singular value": f"singular value of layer {CONVOLUTION} at iteration 7",
+}
+
+
+class Injection(Callback):
+    """Spoils one tensor at the moment at which it comes about, in some iterations; stands before the guard."""
+
+    def __init__(self, kind, iterations=(7,), bad=math.nan, rank=None):
+        self.kind, self.iterations, self.bad, self.rank = kind, iterations, bad, rank
+        self.ended = False
+
+    def due(self, trainer, kind):
+        now = trainer.fit_loop.total_batch_idx + 1 in self.iterations
+        return now and kind == self.kind and self.rank in (None, trainer.global_rank)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.losses = 0
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        self.losses += 1
+        if self.losses == 2 and self.due(trainer, "loss"):
+            loss.data.fill_(self.bad)
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        weight = original_parameters(pl_module)[f"{CONVOLUTION}.weight"]
+        if self.due(trainer, "gradient") and weight.grad is not None:
+            weight.grad.view(-1)[3] = self.bad
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        weight = original_parameters(pl_module)[f"{CONVOLUTION}.weight"].data
+        if self.due(trainer, "weight"):
+            weight.view(-1)[5] = self.bad
+        if self.due(trainer, "average"):
+            pl_module.averaged_generator.module.to_image.bias.data[0] = self.bad
+        if self.due(trainer, "buffer"):
+            pl_module.generator.convolutions[4].running_var[0] = self.bad
+        if self.due(trainer, "singular value"):
+            weight.zero_()
+
+    def on_train_end(self, trainer, pl_module):
+        self.ended = True
+
+
+class Snapshot(Callback):
+    """The files that are there when the bad number is."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == 7:
+            self.files = files(Path(trainer.default_root_dir))
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_first_tensor_is_named_and_files_stay(tmp_path, kind):
+    """Good files are untouched byte by byte, no other is written, and the run does not take itself for finished."""
+    injection, snapshot = Injection(kind), Snapshot()
+    saving = ModelCheckpoint(every_n_train_steps=3, save_top_k=-1, filename="{step}", save_on_exception=True)
+    # The others are read before iteration 9 is saved, the average in iteration 8.
+    callbacks = [
+        injection,
+        NonFiniteGuard(every_n_steps=8 if kind == "average" else 50),
+        snapshot,
+        FixedPreconditioning(3),
+        saving,
+    ]
+    with pytest.raises(NonFiniteError) as caught:
+        fit(tmp_path, gan(), callbacks)
+    message = str(caught.value)
+    assert message.startswith(f"{NAMES[kind]} is not finite, training stops: the last good checkpoint is {tmp_path}")
+    assert "step=6.ckpt, continue from it (--ckpt_path last)" in message
+    assert "\n" not in message
+    assert files(tmp_path) == snapshot.files
+    assert list(snapshot.files) == ["step=3.ckpt", "step=6.ckpt"]
+    assert not injection.ended
+
+
+@BAD
+def test_each_bad_number_is_seen(tmp_path, bad):
+    with pytest.raises(NonFiniteError, match=NAMES["weight"]):
+        fit(tmp_path, gan(), [Injection("weight", bad=bad), NonFiniteGuard(every_n_steps=5)])
+
+
+def test_large_numbers_are_finite(tmp_path):
+    """A weight of 3e38 and one of -3e38, in a layer that nothing reads from, are no reason to stop."""
+    module = gan()
+    module.unused = nn.Parameter(torch.tensor([3e38, -3e38, 3e38]))
+    assert fit(tmp_path, module, [NonFiniteGuard(every_n_steps=1)], max_steps=2).global_step == 2
+
+
+def test_losses_are_numbered_within_an_iteration(tmp_path):
+    """Three critic updates and one of the generator: the second loss of iteration 7 is not the run's second."""
+    with pytest.raises(NonFiniteError, match=r"^loss 2 of iteration 7 is"):
+        fit(tmp_path, gan(discriminator_steps=3), [Injection("loss"), NonFiniteGuard()], max_steps=8)
+
+
+def test_the_end_of_a_run_is_read(tmp_path):
+    """Fewer iterations than the interval, and no checkpoint."""
+    injection = Injection("gradient")
+    with pytest.raises(NonFiniteError, match=f"^{NAMES['gradient']}.*no checkpoint was written yet, begin again"):
+        fit(tmp_path, gan(), [injection, NonFiniteGuard(every_n_steps=1000)], max_steps=7)
+    assert not injection.ended
+
+
+def test_read_before_others_measure(tmp_path):
+    """AdaptivePreconditioning would refuse the weights in iteration 8, with an error of its own."""
+    callbacks = [Injection("weight"), NonFiniteGuard(), AdaptivePreconditioning(every_n_steps=4)]
+    with pytest.raises(NonFiniteError, match=NAMES["weight"]):
+        fit(tmp_path, gan(), callbacks, max_steps=9)
+
+
+def test_checkpoints_of_weights_alone_are_guarded(tmp_path):
+    saving = ModelCheckpoint(every_n_train_steps=2, save_top_k=-1, filename="{step}", save_weights_only=True)
+    with pytest.raises(NonFiniteError, match=NAMES["loss"]):
+        fit(tmp_path, gan(), [Injection("loss"), NonFiniteGuard(), saving])
+    assert list(files(tmp_path)) == ["step=2.ckpt", "step=4.ckpt", "step=6.ckpt"]
+
+
+@BOTH_NAMES
+@pytest.mark.parametrize("bad", ["loss", "gradient", "weight"])
+def test_automatic_optimization(tmp_path, pl, bad):
+    """A classifier of someone else; its step in iteration 3 is the first that goes wrong."""
+
+    class Diverging(make_classifier(pl)):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            if self.global_step == 2 and bad == "gradient":
+                self.head.bias.register_hook(lambda g: g.index_fill(0, torch.tensor([1]), math.inf))
+            if self.global_step == 2 and bad == "weight":
+                self.trainer.optimizers[0].param_groups[0]["lr"] = math.inf
+            return loss * math.nan if self.global_step == 2 and bad == "loss" else loss
+
+    name = {"loss": "loss 1 of", "gradient": "gradient of head.bias at", "weight": "weight backbone.0.weight at"}[bad]
+    with pytest.raises(NonFiniteError, match=f"^{name} iteration 3 is not finite"):
+        fit(tmp_path, Diverging(), [NonFiniteGuard()], pl, max_steps=4)
+
+
+def test_a_loss_scale_may_make_gradients_infinite(tmp_path):
+    """Its step is left out, and the scale halved; weights are still looked at."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    plugin = lightning.pytorch.plugins.MixedPrecision("16-mixed", "cpu", scaler)
+    module = make_classifier(lightning.pytorch)()
+    trainer = fit(tmp_path, module, [NonFiniteGuard(every_n_steps=1)], plugins=[plugin], max_steps=3)
+    assert trainer.global_step == 3
+    assert scaler.get_scale() < 2.0**127
+
+
+class Series(Callback):
+    """Every iteration's number, as a logger would have it, and the state right after the guard has restored."""
+
+    def __init__(self):
+        self.iterations, self.state = [], None
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.iterations.append(trainer.global_step)
+        if trainer.global_step == 8:
+            self.state = copy.deepcopy(trainer._checkpoint_connector.dump_checkpoint())
+
+
+def same(a, b):
+    """Whether two nested states are equal, bit by bit."""
+    if isinstance(a, torch.Tensor):
+        return a.equal(b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_restore(tmp_path, caplog, kind):
+    """All of the state is that of the last checkpoint, at iteration 6; data and count go on to the end."""
+    series, guard = Series(), NonFiniteGuard("restore", every_n_steps=8)
+    saving = ModelCheckpoint(every_n_train_steps=3, save_top_k=-1, filename="{step}")
+    schedulers = {f"{p}_scheduler": lambda o: ExponentialLR(o, 0.9) for p in ("generator", "discriminator")}
+    adaptive = AdaptivePreconditioning(every_n_steps=2, thresholds=(1.0, 1.5, 2.0, 3.0))
+    trainer = fit(tmp_path, gan(**schedulers), [Injection(kind), guard, series, adaptive, saving])
+    saved = torch.load(tmp_path / "checkpoints" / "step=6.ckpt", weights_only=True)
+    assert same(series.state["state_dict"], saved["state_dict"])
+    assert same(series.state["optimizer_states"], saved["optimizer_states"])
+    assert same(series.state["lr_schedulers"], saved["lr_schedulers"])
+    assert saved["lr_schedulers"][0]["last_epoch"] == 6
+    assert same(series.state["callbacks"][adaptive.state_key], saved["callbacks"][adaptive.state_key])
+    assert series.iterations == list(range(1, 13))
+    assert trainer.global_step == 12
+    assert guard.restored == 1
+    warned = [r.getMessage() for r in caplog.records if r.name.startswith("pcgan_lightning")]
+    assert [line.partition(" is not finite: back to ")[0] for line in warned] == [NAMES[kind]]
+    last = torch.load(tmp_path / "checkpoints" / "step=12.ckpt", weights_only=True)
+    assert all(v.isfinite().all() for v in last["state_dict"].values())
+    assert last["lr_schedulers"][0]["last_epoch"] == 10
+    assert last["callbacks"][guard.state_key] == {"restored": 1}
+
+
+def test_restore_within_saving(tmp_path):
+    """The file of iteration 9 holds what was restored, optimizers included, not what was about to be saved."""
+    saving = ModelCheckpoint(every_n_train_steps=3, save_top_k=-1, filename="{step}")
+    fit(tmp_path, gan(), [Injection("gradient"), NonFiniteGuard("restore"), saving], max_steps=9)
+    saved, former = (torch.load(tmp_path / "checkpoints" / f"step={n}.ckpt", weights_only=True) for n in (9, 6))
+    for key in ("state_dict", "optimizer_states", "lr_schedulers"):
+        assert same(saved[key], former[key])
+    assert saved["global_step"] == 9
+
+
+def test_restoring_has_an_end(tmp_path):
+    """A tensor that is spoiled again and again: so many times back, then it stops and says so."""
+    saving = ModelCheckpoint(every_n_train_steps=3, filename="{step}")
+    guard = NonFiniteGuard("restore", every_n_steps=1, restores=2)
+    with pytest.raises(NonFiniteError, match="iteration 9 is not finite, training stops after 2 restores: the last"):
+        fit(tmp_path, gan(), [Injection("loss", range(7, 100)), guard, saving])
+    assert guard.restored == 2
+    with pytest.raises(NonFiniteError, match="no checkpoint was written yet"):
+        fit(tmp_path / "none", gan(), [Injection("loss"), NonFiniteGuard("restore")])
+
+
+def test_restores_the_checkpoint_it_started_from(tmp_path):
+    """A resumed run that has written none yet; restores of its earlier part count."""
+    saving = ModelCheckpoint(every_n_train_steps=4, filename="{step}")
+    fit(tmp_path, gan(), [Injection("loss", (5,)), NonFiniteGuard("restore"), saving], max_steps=8)
+    path = tmp_path / "checkpoints" / "step=8.ckpt"
+    guard = NonFiniteGuard("restore", every_n_steps=1)
+    fit(tmp_path / "resumed", gan(), [Injection("loss", (9,)), guard], ckpt_path=path, max_steps=10)
+    assert guard.restored == 2
+
+
+@pytest.mark.parametrize("action", ["stop", "restore"])
+def test_a_clean_run_is_the_same_with_and_without(tmp_path, action):
+    states = []
+    for callbacks in ([], [NonFiniteGuard(action, every_n_steps=2)]):
+        callbacks = [*callbacks, AdaptivePreconditioning(every_n_steps=3)]
+        trainer = fit(tmp_path, gan(discriminator_steps=2), callbacks, max_steps=7)
+        states.append(trainer._checkpoint_connector.dump_checkpoint())
+    for key in ("state_dict", "optimizer_states", "random_state"):
+        assert same(states[0][key], states[1][key])
+
+
+class ReportingGuard(NonFiniteGuard):
+    """Each process writes why it stops, and when, and waits for the other: the first that is gone ends both."""
+
+    def check(self, trainer, pl_module):
+        try:
+            return super().check(trainer, pl_module)
+        except NonFiniteError as error:
+            paths = [Path(trainer.default_root_dir) / f"process_{rank}" for rank in (0, 1)]
+            paths[trainer.global_rank].write_text(f"{trainer.global_step} {error}")
+            deadline = time.monotonic() + 30
+            while not all(map(Path.exists, paths)) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            raise
+
+
+@pytest.mark.parametrize("kind", ["loss", "buffer"])
+def test_all_processes_stop_at_once(tmp_path, kind):
+    """Only process 1 has the bad number; both stop in the same iteration, with the same message."""
+    saving = ModelCheckpoint(every_n_train_steps=3, save_top_k=-1, filename="{step}")
+    callbacks = [Injection(kind, rank=1), ReportingGuard(every_n_steps=8), saving]
+    strategy = {"strategy": "ddp_fork_find_unused_parameters_true", "devices": 2}
+    with pytest.raises(Exception, match="is not finite"):
+        fit(tmp_path, gan(), callbacks, **strategy)
+    said = [(tmp_path / f"process_{rank}").read_text() for rank in (0, 1)]
+    assert said[0] == said[1]
+    assert said[0].startswith(f"8 {NAMES[kind]} (process 1) is not finite")
+    assert list(files(tmp_path)) == ["step=3.ckpt", "step=6.ckpt"]
+
+
+def test_all_processes_restore(tmp_path):
+    """The whole run goes on, and both processes hold the same weights at its end."""
+    saving = ModelCheckpoint(every_n_train_steps=3, save_top_k=-1, filename="{step}")
+    callbacks = [Injection("loss", rank=1), NonFiniteGuard("restore", every_n_steps=8), saving, Weights()]
+    fit(tmp_path, gan(), callbacks, strategy="ddp_fork_find_unused_parameters_true", devices=2)
+    states = [torch.load(tmp_path / f"weights_{rank}", weights_only=True) for rank in (0, 1)]
+    # Statistics of batch normalisation are each process's own.
+    assert all(states[0][n].equal(states[1][n]) for n in states[0] if "running" not in n)
+    saved, former = (torch.load(tmp_path / "checkpoints" / f"step={n}.ckpt", weights_only=True) for n in (9, 6))
+    assert saved["optimizer_states"][0]["state"][0]["step"] == former["optimizer_states"][0]["state"][0]["step"] + 1
+
+
+class Weights(Callback):
+    """Each process's weights at the end."""
+
+    def on_train_end(self, trainer, pl_module):
+        torch.save(pl_module.state_dict(), Path(trainer.default_root_dir) / f"weights_{trainer.global_rank}")
+
+
+def test_wrong_arguments():
+    for name, value in (("action", "warn"), ("every_n_steps", 0), ("restores", 0)):
+        with pytest.raises(ValueError, match=f"argument `{name}` must"):
+            NonFiniteGuard(**{name: value})
