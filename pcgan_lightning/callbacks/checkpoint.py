@@ -1,6 +1,7 @@
 """Checkpoints from which a killed run goes on as if it had never been interrupted."""
 
 import time
+from pathlib import Path
 from typing import Any, Optional
 
 import lightning.pytorch as pl
@@ -105,6 +106,11 @@ class RunCheckpoint(ModelCheckpoint):
     def _monitor_candidates(self, trainer: "pl.Trainer") -> dict[str, Any]:
         # A `step` that was logged, the x-axis of the last validation perhaps, must not name the file.
         return super()._monitor_candidates(trainer) | {"step": torch.tensor(trainer.global_step)}
+
+    def _should_remove_checkpoint(self, trainer: "pl.Trainer", previous: str, current: str) -> bool:
+        # Lightning never removes the one that a run was resumed from, so that each interruption would leave a file.
+        own = Path(self.dirpath).absolute() in Path(previous).absolute().parents
+        return super()._should_remove_checkpoint(trainer, previous, current) or (own and previous != current)
 
     def _wait_for_end(self, trainer: "pl.Trainer") -> None:
         now = self._monitor_candidates(trainer)

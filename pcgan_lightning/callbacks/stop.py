@@ -111,7 +111,6 @@ class StopOnSignal(Callback):
         return int(trainer.strategy.reduce(received, reduce_op="max"))
 
     def _stop(self, trainer: "pl.Trainer", received: int) -> NoReturn:
-        self._stopped = True
         if received == self._requeue_signal:
             self._requeue(received, None)
             remedy = "the job is requeued"
@@ -121,6 +120,7 @@ class StopOnSignal(Callback):
             path = self.path or Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
             trainer.save_checkpoint(path, weights_only=False)
             remedy = f"continue with --ckpt_path {self.path or 'last'}"
+        self._stopped = True
         if trainer.is_global_zero:
             log.info(f"stopped by {signal.Signals(received).name} at iteration {trainer.global_step}; {remedy}")
             if received == signal.SIGINT:

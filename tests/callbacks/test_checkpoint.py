@@ -160,13 +160,14 @@ class Watch(Callback):
         self.seen["end"] = self.names()
 
 
-def test_last_checkpoint_comes_after_the_end_of_the_others(tmp_path):
+@pytest.mark.parametrize("last", [9, 10])  # without and with a validation after it
+def test_last_checkpoint_comes_after_the_end_of_the_others(last, tmp_path):
     watch = Watch(tmp_path / "checkpoints")
-    fit(tmp_path, callbacks=[watch], max_steps=10)
+    fit(tmp_path, callbacks=[watch], max_steps=last)
     assert watch.seen["validation 5"] == ["1.ckpt", "2.ckpt", "3.ckpt", "4.ckpt"]
-    assert "9.ckpt" in watch.seen["end"]
-    assert "10.ckpt" not in watch.seen["end"]
-    assert "10.ckpt" in watch.names()
+    assert f"{last - 1}.ckpt" in watch.seen["end"]
+    assert f"{last}.ckpt" not in watch.seen["end"]
+    assert f"{last}.ckpt" in watch.names()
 
 
 def test_epochs_as_interval(tmp_path):
@@ -193,6 +194,13 @@ def test_former_checkpoint_goes_after_the_new_one_is_there(tmp_path, monkeypatch
         ("renaming", ["2.ckpt", "4.ckpt.part"]),
         ("removing", ["2.ckpt", "4.ckpt"]),
     ]
+
+
+def test_resumed_run_keeps_one_checkpoint(tmp_path):
+    settings = {"filename": "{step}", "auto_insert_metric_name": False, "every_n_train_steps": 2}
+    fit(tmp_path, checkpoint=settings, max_steps=5)
+    fit(tmp_path, ckpt_path=tmp_path / "checkpoints" / "4.ckpt", checkpoint=settings, max_steps=7)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["6.ckpt"]
 
 
 class Error(Callback):
