@@ -1,40 +1,31 @@
 """What every game of a generator and a discriminator shares: latents, averaging, optimizers, counting, checkpoints."""
 
-import copy
-import inspect
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any, Optional
 
-import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.core.saving import load_hparams_from_yaml
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
-from typing_extensions import Self
 
-from pcgan_lightning.checkpoints import AtomicCheckpointIO, read_checkpoint
+from pcgan_lightning.checkpoints import AtomicCheckpointIO
 from pcgan_lightning.evaluation_mode import evaluation_mode
 from pcgan_lightning.losses import AdversarialLoss, HingeLoss
 from pcgan_lightning.modules._processes import Share, check_strategy, mean_over_processes, shares_of
+from pcgan_lightning.modules._randomness import RandomStreams
+from pcgan_lightning.modules._recorded import RecordedModule, check_same_architecture
 from pcgan_lightning.networks import ResNetDiscriminator, ResNetGenerator, SynchronizedBatchNorm
 from pcgan_lightning.optim import LinearDecay
 from pcgan_lightning.spectra import match_preconditioning, original_parameters, power_iteration, preconditioners
-from pcgan_lightning.trust import HYPER_PARAMETERS, check_hyper_parameters
-
-RandomState = dict[str, Tensor]
 
 EVALUATED = ("loss/discriminator", "loss/generator", "score/real", "score/fake")
 
@@ -43,7 +34,7 @@ EVALUATED = ("loss/discriminator", "loss/generator", "score/real", "score/fake")
 warnings.filterwarnings("ignore", "Using ModelCheckpoint with manual optimization")
 
 
-class TwoPlayerModule(pl.LightningModule):
+class TwoPlayerModule(RecordedModule):
     """Base of the games: two networks, a loss, two optimizers, latents, weight averaging, checkpoints.
 
     A subclass defines ``training_step`` and calls :meth:`begin_iteration` first, :meth:`update` or :meth:`step` for
@@ -104,9 +95,7 @@ class TwoPlayerModule(pl.LightningModule):
         self.ema_decay = ema_decay
         self.averaged_generator: Optional[AveragedModel] = None
         self._average_has_begun = False
-        self._latent_seed: Optional[int] = None
-        self._random_states: Optional[list[RandomState]] = None
-        self._randomness_is_set = False
+        self._streams = RandomStreams()
         self._evaluated = 0
         self._evaluation = torch.zeros(len(EVALUATED) + 1)
 
@@ -152,15 +141,11 @@ class TwoPlayerModule(pl.LightningModule):
 
     def draw_latents(self, share: Share) -> Tensor:
         """Return this process's slice, ``[share.count, latent_dim]``, of an update's fresh latents z ~ N(0, I)."""
-        return self._own_slice(torch.randn, share, self.latent_dim)
+        return self._streams.draw(torch.randn, share, self.latent_dim)
 
     def draw_uniform(self, share: Share) -> Tensor:
         """Return this process's slice, ``[share.count]``, of fresh numbers in [0, 1), of the same stream."""
-        return self._own_slice(torch.rand, share)
-
-    def _own_slice(self, draw: Callable[..., Tensor], share: Share, *shape: int) -> Tensor:
-        drawn = draw(share.total, *shape, generator=self._latent_source, device=self.device)
-        return drawn[share.offset : share.offset + share.count]
+        return self._streams.draw(torch.rand, share)
 
     # ------------------------------------------------------------------ one iteration
 
@@ -171,14 +156,7 @@ class TwoPlayerModule(pl.LightningModule):
             batch_size: of this process's batch.
             parts: updates among which the batch is divided, as by ``tensor_split``.
         """
-        if self._latent_seed is None:
-            self._latent_seed = self.trainer.strategy.broadcast(torch.initial_seed())
-        if not self._randomness_is_set:
-            # Only here: until the first step of a resumed run, loaders and hooks may still draw numbers.
-            _set_randomness(self._random_states, self._latent_seed, self.trainer.global_rank)
-            self._random_states, self._randomness_is_set = None, True
-        key = np.random.SeedSequence([self._latent_seed, self.global_step]).generate_state(1, np.uint64)
-        self._latent_source = torch.Generator(self.device).manual_seed(int(key[0]) >> 1)
+        self._streams.begin_iteration(self.trainer, self.global_step)
         return shares_of(self.trainer, batch_size, parts)
 
     def update(self, optimizer: LightningOptimizer, loss: Tensor, counts: bool = False) -> None:
@@ -355,8 +333,7 @@ class TwoPlayerModule(pl.LightningModule):
             ):
                 strategy._layer_sync = None
                 SynchronizedBatchNorm.take_over(self)
-            self._latent_seed = self._random_states = None
-            self._randomness_is_set = False
+            self._streams.begin_run()
 
     def configure_model(self) -> None:
         """Make the averaged generator, after callbacks had their chance to change the networks."""
@@ -401,79 +378,17 @@ class TwoPlayerModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the latents' seed and every process's global random state of torch."""
-        states: list[Any] = [_get_random_state()] * self.trainer.world_size
-        if self.trainer.world_size > 1:
-            torch.distributed.all_gather_object(states, states[0])
-        checkpoint["latent_seed"] = self._latent_seed
-        # A resumed run that has not begun its first iteration still has to take up those of its checkpoint.
-        checkpoint["random_states"] = self._random_states or states
-
-    @classmethod
-    def load_from_checkpoint(
-        cls,
-        checkpoint_path: Any,
-        map_location: Any = None,
-        hparams_file: Any = None,
-        strict: Optional[bool] = None,
-        **kwargs: Any,
-    ) -> Self:
-        """Lightning's, for files that are whole, and that name nothing to call but classes of a fitting kind.
-
-        Args:
-            checkpoint_path: a file, or an open one.
-            map_location: see Lightning's method, as for all further arguments; ``weights_only`` is always true.
-            hparams_file: YAML or CSV file of arguments.
-            strict: whether the names of all weights must fit.
-            **kwargs: arguments in place of the checkpoint's.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it is damaged, or names anything else.
-        """
-        content = read_checkpoint(checkpoint_path, argument="checkpoint_path")
-        check_hyper_parameters(content, cls, f"argument `checkpoint_path`, {checkpoint_path}")
-        if hparams_file is not None and Path(hparams_file).suffix in (".yml", ".yaml"):
-            arguments = {HYPER_PARAMETERS[0]: load_hparams_from_yaml(hparams_file)}
-            check_hyper_parameters(arguments, cls, f"argument `hparams_file`, {hparams_file}")
-        kwargs.pop("weights_only", None)
-        known = inspect.signature(pl.LightningModule.load_from_checkpoint).parameters
-        safe = {"weights_only": True} if "weights_only" in known else {}
-        return super().load_from_checkpoint(checkpoint_path, map_location, hparams_file, strict, **safe, **kwargs)
+        checkpoint.update(self._streams.state_dict(self.trainer))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Bring the networks into the checkpoint's form: its PC-layers, whichever callback made them."""
-        self._latent_seed = checkpoint.get("latent_seed")
-        self._random_states = checkpoint.get("random_states")
+        self._streams.load_state_dict(checkpoint)
         match_preconditioning(self, checkpoint["state_dict"])
-        _check_same_architecture(self.state_dict(), checkpoint["state_dict"])
+        check_same_architecture(self.state_dict(), checkpoint["state_dict"])
 
     def record_arguments(self, **arguments: Any) -> None:
-        """Keep the constructor's arguments in the checkpoint, so that ``load_from_checkpoint(path)`` needs no others.
-
-        Networks and losses are recorded by import path and arguments where they tell them (``init_args``, as all of
-        this package do); others must be passed to ``load_from_checkpoint`` again.
-        """
-        if _given_hyperparameters.get() is not None:
-            self.save_hyperparameters()  # from the command line, Lightning knows the whole configuration
-            return
-        objects = {"generator": self.generator, "discriminator": self.discriminator, "loss": self.loss}
-        described = {name: _describe(o) for name, o in (objects | arguments).items() if hasattr(o, "init_args")}
-        self.save_hyperparameters(
-            {
-                **arguments,
-                **described,
-                "_class_path": _import_path(self),
-                "_instantiator": "lightning.pytorch.cli.instantiate_module",
-            }
-        )
-
-
-def _describe(value: object) -> dict[str, Any]:
-    return {"class_path": _import_path(value), "init_args": copy.deepcopy(value.init_args)}
-
-
-def _import_path(value: object) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"
+        """Keep the constructor's arguments in the checkpoint, networks and loss included where they tell theirs."""
+        self.record({"generator": self.generator, "discriminator": self.discriminator, "loss": self.loss}, arguments)
 
 
 def _check_rates(argument: str, optimizer: Optimizer) -> None:
@@ -489,39 +404,3 @@ def _check_same_shape(first: str, a: object, second: str, b: object) -> None:
             f"{first} and {second} must have the same image shape (channels, height, width), "
             f"got {shapes[0]} and {shapes[1]}"
         )
-
-
-_REMEDY = "; a run is continued with the config.yaml of its folder"
-
-
-def _check_same_architecture(own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
-    different = sorted(own.keys() ^ saved.keys())
-    if different:
-        owner = "the checkpoint" if different[0] in saved else "this model"
-        raise ValueError(
-            f"the checkpoint must be of this model's architecture, but {different[0]!r} is only in {owner}{_REMEDY}"
-        )
-    for name, value in own.items():
-        shapes = [tuple(v.shape) if isinstance(v, Tensor) else None for v in (saved[name], value)]
-        if shapes[0] != shapes[1] and not name.endswith("_extra_state"):
-            raise ValueError(
-                f"the checkpoint must be of this model's architecture, but {name!r} has shape {shapes[0]} there "
-                f"and {shapes[1]} here{_REMEDY}"
-            )
-
-
-def _get_random_state() -> RandomState:
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def _set_randomness(states: Optional[Sequence[RandomState]], seed: int, rank: int) -> None:
-    """Continue a process's numbers, or let one that has none to continue draw others than the first process does."""
-    if states is not None and rank < len(states):
-        torch.set_rng_state(states[rank]["cpu"].cpu())
-        if "cuda" in states[rank] and torch.cuda.is_available():
-            torch.cuda.set_rng_state(states[rank]["cuda"].cpu())
-    elif rank > 0:
-        torch.manual_seed(int(np.random.SeedSequence([seed, rank]).generate_state(1, np.uint64)[0]))
