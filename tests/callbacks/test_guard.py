@@ -2,6 +2,9 @@
 
 import copy
 import math
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -304,7 +307,7 @@ def test_a_clean_run_is_the_same_with_and_without(tmp_path, action):
         callbacks = [*callbacks, AdaptivePreconditioning(every_n_steps=3)]
         trainer = fit(tmp_path, gan(discriminator_steps=2), callbacks, max_steps=7)
         states.append(trainer._checkpoint_connector.dump_checkpoint())
-    for key in ("state_dict", "optimizer_states", "random_state"):
+    for key in ("state_dict", "optimizer_states", "random_states"):
         assert same(states[0][key], states[1][key])
 
 
@@ -323,37 +326,41 @@ class ReportingGuard(NonFiniteGuard):
             raise
 
 
-@pytest.mark.parametrize("kind", ["loss", "buffer"])
-def test_all_processes_stop_at_once(tmp_path, kind):
-    """Only process 1 has the bad number; both stop in the same iteration, with the same message."""
-    saving = ModelCheckpoint(every_n_train_steps=3, save_top_k=-1, filename="{step}")
-    callbacks = [Injection(kind, rank=1), ReportingGuard(every_n_steps=8), saving]
-    strategy = {"strategy": "ddp_fork_find_unused_parameters_true", "devices": 2}
-    with pytest.raises(Exception, match="is not finite"):
-        fit(tmp_path, gan(), callbacks, **strategy)
-    said = [(tmp_path / f"process_{rank}").read_text() for rank in (0, 1)]
-    assert said[0] == said[1]
-    assert said[0].startswith(f"8 {NAMES[kind]} (process 1) is not finite")
-    assert list(files(tmp_path)) == ["step=3.ckpt", "step=6.ckpt"]
-
-
-def test_all_processes_restore(tmp_path):
-    """The whole run goes on, and both processes hold the same weights at its end."""
-    saving = ModelCheckpoint(every_n_train_steps=3, save_top_k=-1, filename="{step}")
-    callbacks = [Injection("loss", rank=1), NonFiniteGuard("restore", every_n_steps=8), saving, Weights()]
-    fit(tmp_path, gan(), callbacks, strategy="ddp_fork_find_unused_parameters_true", devices=2)
-    states = [torch.load(tmp_path / f"weights_{rank}", weights_only=True) for rank in (0, 1)]
-    # Statistics of batch normalisation are each process's own.
-    assert all(states[0][n].equal(states[1][n]) for n in states[0] if "running" not in n)
-    saved, former = (torch.load(tmp_path / "checkpoints" / f"step={n}.ckpt", weights_only=True) for n in (9, 6))
-    assert saved["optimizer_states"][0]["state"][0]["step"] == former["optimizer_states"][0]["state"][0]["step"] + 1
-
-
 class Weights(Callback):
     """Each process's weights at the end."""
 
     def on_train_end(self, trainer, pl_module):
         torch.save(pl_module.state_dict(), Path(trainer.default_root_dir) / f"weights_{trainer.global_rank}")
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """What several processes left behind; started from a fresh one, since autograd is not to be forked in use."""
+    folder = tmp_path_factory.mktemp("processes")
+    command = [sys.executable, Path(__file__).with_name("guard_processes.py"), folder]
+    environment = {k: v for k, v in os.environ.items() if k != "PL_GLOBAL_SEED"}
+    subprocess.run(command, check=True, env=environment, capture_output=True)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["loss", "buffer"])
+def test_all_processes_stop_at_once(two_processes, kind):
+    """Only process 1 has the bad number; both stop in the same iteration, with the same message."""
+    folder = two_processes / kind
+    said = [(folder / f"process_{rank}").read_text() for rank in (0, 1)]
+    assert said[0] == said[1]
+    assert said[0].startswith(f"8 {NAMES[kind]} (process 1) is not finite")
+    assert list(files(folder)) == ["step=3.ckpt", "step=6.ckpt"]
+
+
+def test_all_processes_restore(two_processes):
+    """The whole run goes on, and both processes hold the same weights at its end."""
+    folder = two_processes / "restore"
+    states = [torch.load(folder / f"weights_{rank}", weights_only=True) for rank in (0, 1)]
+    # Statistics of batch normalisation are each process's own.
+    assert all(states[0][n].equal(states[1][n]) for n in states[0] if "running" not in n)
+    saved, former = (torch.load(folder / "checkpoints" / f"step={n}.ckpt", weights_only=True) for n in (9, 6))
+    assert saved["optimizer_states"][0]["state"][0]["step"] == former["optimizer_states"][0]["state"][0]["step"] + 1
 
 
 def test_wrong_arguments():

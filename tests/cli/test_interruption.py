@@ -244,6 +244,7 @@ def test_wandb_goes_on_in_its_run(monkeypatch, tmp_path):
     import wandb
 
     wandb.finish()
+    time.sleep(1.1)  # W&B names its folder by the second
     assert fit(monkeypatch, folder, *logger, "--ckpt_path=last", "--trainer.max_steps=6") == 0
     wandb.finish()
     runs = list((folder / "wandb").glob("offline-run-*"))

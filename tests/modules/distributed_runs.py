@@ -1,14 +1,17 @@
-"""Twenty iterations of every rule on any number of processes, for tests that compare their results."""
+"""Twenty iterations of every rule on one, two and four processes, for test_processes.py; the argument is a folder."""
 
 import logging
 import os
 import socket
+import sys
 from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch.multiprocessing import start_processes
 
 from pcgan_lightning.callbacks import AdaptivePreconditioning, FixedPreconditioning
 from pcgan_lightning.data import ImageDataModule
@@ -29,6 +32,8 @@ from pcgan_lightning.spectra import preconditioners
 
 ITERATIONS = 20
 IMAGES = 8  # of one update, in all processes together
+# Both for two processes; for four the stricter one, since what is wrong for float32 is wrong for float64.
+PRECISIONS = {1: ("32-true", "64-true"), 2: ("32-true", "64-true"), 4: ("64-true",)}
 SGD = partial(torch.optim.SGD, lr=0.01)
 
 
@@ -179,21 +184,19 @@ def validate(precision, processes=1):
 
 def run_all(rank, processes, port, folder):
     """Train by every rule, as one of several processes that somebody else started."""
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(processes),
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "GROUP_RANK": "0",
-        "TORCHELASTIC_RUN_ID": "test",
-    }
-    results = {(rule, p): run(rule, p, rank, processes) for rule in RULES for p in PRECISIONS}
+    if processes > 1:
+        os.environ |= {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "WORLD_SIZE": str(processes),
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "GROUP_RANK": "0",
+            "TORCHELASTIC_RUN_ID": "test",
+        }
+    results = {(rule, p): run(rule, p, rank, processes) for rule in RULES for p in PRECISIONS[processes]}
     results["validation"] = validate("64-true", processes)
     torch.save(results, folder / f"{processes}_{rank}.pt")
-
-
-PRECISIONS = {"32-true": 1e-5, "64-true": 1e-11}
 
 
 def unused_port():
@@ -201,3 +204,9 @@ def unused_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for number in (1, 2, 4):
+        start_processes(run_all, (number, unused_port(), Path(sys.argv[1])), number, start_method="fork")
