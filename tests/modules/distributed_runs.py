@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.multiprocessing import start_processes
 
-from pcgan_lightning.callbacks import AdaptivePreconditioning, FixedPreconditioning
+from pcgan_lightning.callbacks import AdaptivePreconditioning
 from pcgan_lightning.data import ImageDataModule
 from pcgan_lightning.games import JARE, ConOpt, SimGD
 from pcgan_lightning.losses import (
@@ -32,8 +32,8 @@ from pcgan_lightning.spectra import preconditioners
 
 ITERATIONS = 20
 IMAGES = 8  # of one update, in all processes together
-# Both for two processes; for four the stricter one, since what is wrong for float32 is wrong for float64.
-PRECISIONS = {1: ("32-true", "64-true"), 2: ("32-true", "64-true"), 4: ("64-true",)}
+# Not all for all, which would take twice the time and agrees as well.
+PRECISIONS = {1: ("32-true", "64-true"), 2: ("32-true",), 4: ("64-true",)}
 SGD = partial(torch.optim.SGD, lr=0.01)
 
 
@@ -79,15 +79,12 @@ RULES = {
     "conopt": lambda: SimultaneousGAN(*mlps(), method=ConOpt(1.0), **game),
     "jare": lambda: SimultaneousGAN(*mlps(), method=JARE(1.0), **game),
     "apc": lambda: GAN(*cnns(False), ema_decay=0.9, generator_scheduler=decay),
-    "fpc_jare": lambda: SimultaneousGAN(*cnns(False), method=JARE(0.1), **game),
     "batch_norm": lambda: GAN(*cnns(True), **both(SGD)),
     "batch_norm_jare": lambda: SimultaneousGAN(*cnns(True), method=JARE(0.1), **game),
-    "batch_norm_conopt": lambda: SimultaneousGAN(*cnns(True), method=ConOpt(0.1), **game),
     "uneven": lambda: GAN(*mlps(), **penalised, **both(SGD), discriminator_steps=2),
-    "uneven_batch_norm": lambda: GAN(*cnns(True), **both(SGD)),
     "uneven_jare": lambda: SimultaneousGAN(*mlps(), method=JARE(1.0), **game),
 }
-CALLBACKS = {"apc": adaptive, "fpc_jare": lambda: FixedPreconditioning(7)}
+CALLBACKS = {"apc": adaptive}
 
 
 class UnevenLoader:
@@ -195,7 +192,7 @@ def run_all(rank, processes, port, folder):
             "TORCHELASTIC_RUN_ID": "test",
         }
     results = {(rule, p): run(rule, p, rank, processes) for rule in RULES for p in PRECISIONS[processes]}
-    results["validation"] = validate("64-true", processes)
+    results |= {("validation", p): validate(p, processes) for p in PRECISIONS[processes]}
     torch.save(results, folder / f"{processes}_{rank}.pt")
 
 
