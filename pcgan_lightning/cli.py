@@ -85,6 +85,12 @@ class PCGANCLI(LightningCLI):
     any starts from the beginning.
     """
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return Lightning's; of those only the one that is called, since each parser takes its time to be built."""
+        known, called = LightningCLI.subcommands(), "".join(sys.argv[1:2])
+        return {called: known[called]} if called in known else known
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add ``run_dir`` and the callbacks that every run has, the guard before those that measure."""
         parser.add_argument("--run_dir", type=str, default="runs/pcgan", help="Folder of everything a fit writes.")
@@ -305,7 +311,9 @@ def main(arguments: Optional[list[str]] = None) -> None:
                 data.LabelledImageDataModule,
                 auto_configure_optimizers=False,
                 save_config_callback=None,
-                parser_kwargs=_parser_kwargs("pcgan classifier", "Train a classifier whose features score images."),
+                parser_kwargs=_parser_kwargs(
+                    ClassifierCLI, "pcgan classifier", "Train a classifier whose features score images."
+                ),
             )
         else:
             PCGANCLI(
@@ -316,6 +324,7 @@ def main(arguments: Optional[list[str]] = None) -> None:
                 auto_configure_optimizers=False,
                 save_config_callback=SaveRunConfig,
                 parser_kwargs=_parser_kwargs(
+                    PCGANCLI,
                     "pcgan",
                     "Train GANs. Further commands: pcgan generate, evaluate, report, classifier; each has --help.",
                 ),
@@ -335,9 +344,9 @@ def _config_files(arguments: list[str]) -> list[Path]:
     return [Path(path) for _, path in pairs if not path.lstrip().startswith("{")]
 
 
-def _parser_kwargs(program: str, description: str) -> dict[str, Any]:
+def _parser_kwargs(cli: type[LightningCLI], program: str, description: str) -> dict[str, Any]:
     """Return what makes parsers raise instead of printing a page of usage."""
-    subcommands = {name: {"exit_on_error": False} for name in LightningCLI.subcommands()}
+    subcommands = {name: {"exit_on_error": False} for name in cli.subcommands()}
     return {"prog": program, "description": description, "exit_on_error": False, **subcommands}
 
 

@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import torch
 import yaml
 from command import ROOT, one_error, pcgan, quickstart
 from PIL import Image
+
+from pcgan_lightning.cli import PCGANCLI
 
 CONFIGS = sorted((ROOT / "configs" / "pcgan").glob("*.yaml"))
 NSGDA_CONFIGS = sorted((ROOT / "configs" / "nsgda").glob("*.yaml"))
@@ -34,11 +37,27 @@ def config_of(path):
     return yaml.safe_load(path.read_text())
 
 
+@pytest.fixture(scope="module")
+def resolve():
+    """Return what `pcgan fit --config FILE --print_config` says; the parser, which takes its time, is made once."""
+
+    found = []
+
+    def stop(cli, *_):
+        found.append(cli._parser("fit"))
+        sys.exit()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PCGANCLI, "parse_arguments", stop)
+        pcgan(patch, "fit")
+    (parser,) = found
+    return lambda config: yaml.safe_load(parser.dump(parser.parse_args(["--config", str(config)]), skip_none=False))
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda p: p.stem)
-def test_config_parses(config, monkeypatch, capsys):
+def test_config_parses(config, resolve):
     """Every shipped experiment resolves, and is what its name says."""
-    assert pcgan(monkeypatch, "fit", "--config", config, "--print_config") == 0
-    resolved = yaml.safe_load(capsys.readouterr().out)
+    resolved = resolve(config)
     dataset, architecture, *_ = config.stem.split("_")
     method = config.stem.rpartition("_")[2]
     model, preconditioning = resolved["model"]["init_args"], resolved["preconditioning"]
@@ -60,10 +79,9 @@ def test_config_parses(config, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("config", NSGDA_CONFIGS, ids=lambda p: p.stem)
-def test_nsgda_config_parses(config, monkeypatch, capsys):
+def test_nsgda_config_parses(config, resolve):
     """WGAN-GP as Gulrajani et al. train it, or DCGAN, with the optimizer that the name says for both players."""
-    assert pcgan(monkeypatch, "fit", "--config", config, "--print_config") == 0
-    resolved = yaml.safe_load(capsys.readouterr().out)
+    resolved = resolve(config)
     wgan_gp = "_wgan_gp_" in config.stem
     dataset, _, rule = config.stem.partition("_wgan_gp_" if wgan_gp else "_dcgan_")
     kinds = {"adam": "Adam", "ada_nsgda": "AdaNSGDA", "ada_dir": "AdaDir", "nsgda": "NSGDA", "sgda": "SGD"}
@@ -89,10 +107,9 @@ def test_jare_configs_are_all_there():
 
 
 @pytest.mark.parametrize("config", JARE_CONFIGS, ids=lambda p: p.stem)
-def test_jare_config_parses(config, monkeypatch, capsys):
+def test_jare_config_parses(config, resolve):
     """Facts of the authors' code: the networks, non-saturating loss, 1e-4, beta1 0.5, batch 64, z 128, gamma 100."""
-    assert pcgan(monkeypatch, "fit", "--config", config, "--print_config") == 0
-    resolved = yaml.safe_load(capsys.readouterr().out)
+    resolved = resolve(config)
     _, network, method = config.stem.split("_")
     model = resolved["model"]["init_args"]
     assert resolved["model"]["class_path"].endswith(".SimultaneousGAN")

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from distributed_runs import ITERATIONS, PRECISIONS, RULES, unused_port
+from distributed_runs import ITERATIONS, PRECISIONS, rules, unused_port
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import nn
 
@@ -39,7 +39,7 @@ def results(tmp_path_factory):
 def test_every_rule_on_several_processes(results, processes):
     (alone,), found = results[1], results[processes]
     differences = {}
-    for rule in RULES:
+    for rule in rules(processes):
         for precision in PRECISIONS[processes]:
             whole, parts = alone[rule, precision], [own[rule, precision] for own in found]
             differences[rule, precision] = difference(whole["state"], parts[0]["state"])
