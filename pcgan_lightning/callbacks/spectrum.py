@@ -86,7 +86,7 @@ class SpectrumLogger(Callback):
             self.measure(trainer, pl_module)
             # A run that is continued later must not remember where it happened to stop.
             self.series = _without_last(series)
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not trainer.fast_dev_run:
             for key, draw in (
                 ("singular_values", singular_value_figure),
                 ("condition_numbers", condition_number_figure),
