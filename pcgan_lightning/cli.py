@@ -132,7 +132,8 @@ class PCGANCLI(LightningCLI):
             check_writable(folder)
         continues = checkpoint == "last"
         if continues:
-            checkpoint = last_checkpoint(folder)
+            elsewhere = config.checkpoint.dirpath
+            checkpoint = last_checkpoint(folder, None if elsewhere is None else Path(elsewhere))
             if checkpoint is None:
                 if not fit:
                     raise FileNotFoundError(f"argument `ckpt_path` 'last' needs a checkpoint in {folder}, found none")

@@ -95,7 +95,10 @@ class _RunWriter(ExperimentWriter):
         content = _lines([dict(zip(columns, columns, strict=True)), *rows], columns)
         part = self._path.with_name(f"{self._path.name}.part")
         try:
-            part.write_bytes(content)
+            with part.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(part, self._path)
         except OSError:
             part.unlink(missing_ok=True)

@@ -60,13 +60,19 @@ def unused_path(path: Path) -> Path:
     return next(c for c in candidates if not c.exists())
 
 
-def last_checkpoint(folder: Path) -> Optional[Path]:
+def last_checkpoint(folder: Path, checkpoints: Optional[Path] = None) -> Optional[Path]:
     """Return the run's latest checkpoint that is whole, None if it has none at all; damaged ones are told of.
+
+    Args:
+        folder: of the run.
+        checkpoints: another folder than ``checkpoints`` in it where the run was told to save them.
 
     Raises:
         ValueError: if it has checkpoints, but all are damaged.
     """
-    found = [*(folder / "checkpoints").glob("*.ckpt"), *folder.glob("hpc_ckpt_*.ckpt")]  # the latter are SLURM's
+    found = {*(folder / "checkpoints").glob("*.ckpt"), *folder.glob("hpc_ckpt_*.ckpt")}  # the latter are SLURM's
+    if checkpoints is not None:
+        found |= {*checkpoints.glob("*.ckpt")}
     reasons = []
     for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):
         try:

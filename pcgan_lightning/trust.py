@@ -19,6 +19,8 @@ INSTANTIATORS = tuple(f"{package}.cli.instantiate_module" for package in ("light
 HYPER_PARAMETERS = (LightningModule.CHECKPOINT_HYPER_PARAMS_KEY, "hparams", "module_arguments")
 # Of a file with all its aliases written out; the longest config of this package has a few hundred.
 MAXIMUM_ENTRIES = 100_000
+# Ends of the names of arguments that may be functions, in Python but not in a config.
+CALLABLES = ("optimizer", "_scheduler", "layers", "sample", "target", "targets", "losses")
 _YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DEFAULT_LOAD = get_loader("yaml")
 
@@ -117,7 +119,7 @@ def check_classes(config: Any, *kinds: type) -> None:
             if kinds and not own and not issubclass(found, kinds):
                 names = ", ".join(kind.__name__ for kind in kinds)
                 raise ValueError(f"argument `{key}` must name a class derived from {names}, got {value}")
-        elif key.endswith(("optimizer", "_scheduler")) and callable(value) and not isinstance(value, type):
+        elif key.endswith(CALLABLES) and callable(value) and not isinstance(value, type):
             named = value if hasattr(value, "__qualname__") else type(value)
             name = f"{named.__module__}.{named.__qualname__}"
             if not name.endswith("<lambda>"):  # those are our defaults

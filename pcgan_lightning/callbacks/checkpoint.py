@@ -36,6 +36,12 @@ class RunCheckpoint(ModelCheckpoint):
         self._waits_for_validation = False
         self._at_the_end: Optional[dict[str, Any]] = None  # epoch and step that give what waits for the end its name
 
+    def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
+        """Come last, where a Trainer of ``pytorch_lightning`` does not see to it."""
+        if not isinstance(trainer, pl.Trainer):
+            trainer.callbacks = [c for c in trainer.callbacks if c is not self] + [self]
+        super().setup(trainer, pl_module, stage)
+
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Begin to measure time, and go on in the right epoch."""
         super().on_train_start(trainer, pl_module)

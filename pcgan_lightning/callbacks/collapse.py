@@ -36,7 +36,8 @@ class CollapseMonitor(Callback):
             they take less than a thousandth of the time.
         patience: measurements in a row after which to warn. Default: 5, so 500 iterations: before, even healthy
             generators vary little, and a loss may well be 0 for a moment.
-        loss: what the discriminator's loss is logged as. Nothing happens where there is none of this name.
+        loss: what the discriminator's loss is logged as, with several processes that of the first. Nothing happens
+            where there is none of this name.
         loss_bound: absolute value up to which the loss is at 0. Default: 1e-3; the hinge loss becomes 0 exactly, the
             others never do.
         count: how many samples, at least 2.

@@ -102,7 +102,7 @@ class NonFiniteGuard(Callback):
         ]
         others = (getattr(c, "every_n_steps", None) for c in trainer.callbacks)
         self._intervals = {n for n in others if isinstance(n, int)}
-        if any(getattr(c, "save_weights_only", False) for c in trainer.checkpoint_callbacks):
+        if any(getattr(c, "save_weights_only", False) for c in _checkpoint_callbacks(trainer)):
             self._intervals = {1}
 
     def on_train_batch_start(
@@ -248,9 +248,10 @@ class NonFiniteGuard(Callback):
         precision = type(trainer.precision_plugin).__qualname__
         if precision in content:
             trainer.precision_plugin.load_state_dict(content[precision])
+        saving = _checkpoint_callbacks(trainer)
         for callback in trainer.callbacks:
             # What checkpoints remember is the files that are there; they are there still.
-            if callback is not self and callback not in trainer.checkpoint_callbacks:
+            if callback is not self and callback not in saving:
                 callback.on_load_checkpoint(trainer, pl_module, content)
                 state = content.get("callbacks", {}).get(callback.state_key)
                 if state:
@@ -309,10 +310,15 @@ def _name(measurements: Iterable[tuple[str, Sequence[str], int, Tensor]], positi
     return None
 
 
+def _checkpoint_callbacks(trainer: "pl.Trainer") -> list[Any]:
+    # By what they have, since `lightning.pytorch` and `pytorch_lightning` have a class each.
+    return [callback for callback in trainer.callbacks if hasattr(callback, "best_model_path")]
+
+
 def _last_checkpoint(trainer: "pl.Trainer") -> Optional[Path]:
     """Return the latest whole checkpoint that this run wrote or started from; every process gets the same."""
     paths = [trainer.ckpt_path]
-    for callback in trainer.checkpoint_callbacks:
+    for callback in _checkpoint_callbacks(trainer):
         if not getattr(callback, "save_weights_only", False):
             keys = ("_last_checkpoint_saved", "last_model_path", "best_model_path")
             paths += [getattr(callback, key, None) for key in keys]

@@ -25,6 +25,7 @@ from pcgan_lightning.games import (
     phase_factor,
 )
 from pcgan_lightning.games.spectrum import Leading, least_products
+from pcgan_lightning.networks import SynchronizedBatchNorm
 
 log = logging.getLogger("lightning.pytorch")
 
@@ -48,7 +49,8 @@ class JacobianSpectrumLogger(Callback):
     most `max_products` parameters all eigenvalues are computed; those that are 0 but for rounding have no phase, and
     make tau infinite. Of a larger one the `count` of largest modulus and the `count` of largest imaginary part are
     found by Arnoldi's method, without forming the matrix; both factors are then lower bounds. PC-layers count with
-    their singular vectors held, as in training. A measurement of players that are not finite is NaN.
+    their singular vectors held, as in training. A measurement of players that are not finite is NaN. With several
+    processes it is of the first one's batch.
 
     **Cost**: at most `max_products` products with A for each of the two kinds of eigenvalues, each a little more than a
     backward pass through the gradients of `samples` images (with ConOpt or JARE: through theirs); memory as of three
@@ -72,7 +74,8 @@ class JacobianSpectrumLogger(Callback):
             one entry a measurement.
 
     Raises:
-        ValueError: for arguments out of range; at a measurement, for losses without second derivatives.
+        ValueError: for arguments out of range; at a measurement, for losses without second derivatives; before
+            training, for batch normalisation over several processes.
         TypeError: at setup, for a module whose losses are not known where `losses` is None.
     """
 
@@ -114,6 +117,15 @@ class JacobianSpectrumLogger(Callback):
             raise TypeError(
                 "JacobianSpectrumLogger needs the argument `losses`, or a module with `game_losses(real, latents)`, "
                 f"got {type(pl_module).__name__}"
+            )
+
+    def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        """Refuse batch normalisation over processes, which measure games of their own."""
+        kinds = (SynchronizedBatchNorm, nn.SyncBatchNorm)
+        if trainer.world_size > 1 and any(isinstance(module, kinds) for module in pl_module.modules()):
+            raise ValueError(
+                "argument `sync_batchnorm` of the trainer must be false for JacobianSpectrumLogger, which measures in "
+                "each process by itself, got true"
             )
 
     def on_train_batch_end(

@@ -119,7 +119,7 @@ class StopOnSignal(Callback):
         else:
             path = self.path or Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
             trainer.save_checkpoint(path, weights_only=False)
-            remedy = f"continue with --ckpt_path {self.path or 'last'}"
+            remedy = f"saved {path}; continue with --ckpt_path {self.path or 'last'}"
         self._stopped = True
         if trainer.is_global_zero:
             log.info(f"stopped by {signal.Signals(received).name} at iteration {trainer.global_step}; {remedy}")

@@ -162,6 +162,8 @@ class TwoPlayerModule(RecordedModule):
     def update(self, optimizer: LightningOptimizer, loss: Tensor, counts: bool = False) -> None:
         """Backpropagate the loss, take the mean of the player's gradients over processes, and step.
 
+        With several processes, a parameter must get a gradient in all of them or in none.
+
         Args:
             optimizer: one of ``self.optimizers()``.
             loss: scalar, weighed by this process's share.

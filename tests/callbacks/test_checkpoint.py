@@ -7,6 +7,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
+import pytorch_lightning
 import torch
 from foreign_modules import BOTH_NAMES, image_loader, make_two_player_gan
 from lightning.pytorch.callbacks import Callback
@@ -231,3 +232,11 @@ def test_modules_of_others(pl, tmp_path):
     trainer = pl.Trainer(max_epochs=1, logger=False, default_root_dir=tmp_path, callbacks=[checkpoint], **QUIET)
     trainer.fit(make_two_player_gan(pl)(), image_loader())
     assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["step=4.ckpt", "step=8.ckpt"]
+
+
+def test_comes_last_for_the_other_package(tmp_path):
+    """Or it would save before a callback behind it had looked."""
+    saving, other = RunCheckpoint(), SpectrumLogger()
+    trainer = pytorch_lightning.Trainer(callbacks=[saving, other], default_root_dir=tmp_path, logger=False)
+    saving.setup(trainer, None, "fit")
+    assert trainer.callbacks[-1] is saving

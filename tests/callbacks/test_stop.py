@@ -71,7 +71,8 @@ def test_iteration_is_finished_and_saved(number, status, tmp_path, caplog):
     assert saved(tmp_path)["global_step"] == 3
     assert handlers() == before
     said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("stopped")]
-    assert set(said) == {f"stopped by {number.name} at iteration 3; continue with --ckpt_path last"}
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    assert set(said) == {f"stopped by {number.name} at iteration 3; saved {path}; continue with --ckpt_path last"}
 
 
 def test_stopped_run_is_resumed_exactly(tmp_path):

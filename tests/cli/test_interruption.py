@@ -120,6 +120,17 @@ def test_interrupted_run_ends_as_the_undisturbed_one(interrupted, finished, monk
     assert series(interrupted) == series(finished)
 
 
+def test_checkpoints_elsewhere_are_found(finished, interrupted, monkeypatch, tmp_path):
+    """A run whose checkpoints lie in a folder of their own is continued, not begun anew."""
+    elsewhere = (interrupted / "checkpoints").rename(tmp_path / "elsewhere")
+    assert last_checkpoint(interrupted) is None
+    assert last_checkpoint(interrupted, elsewhere).parent == elsewhere
+    rows = series(interrupted)
+    again = ("--ckpt_path=last", "--checkpoint.dirpath", elsewhere, "--trainer.max_steps=4")
+    assert fit(monkeypatch, interrupted, *again) == 0  # it is there already
+    assert series(interrupted) == rows
+
+
 def age(path, seconds):
     os.utime(path, (time.time() - seconds, time.time() - seconds))
 
@@ -236,18 +247,20 @@ def test_tensorboard_goes_on_in_its_folder(monkeypatch, tmp_path):
     assert [event.step for event in accumulator.Scalars("loss/generator")] == [1, 2, 3, 4, 5, 6]
 
 
-def test_wandb_goes_on_in_its_run(monkeypatch, tmp_path):
-    logger = ["--trainer.logger=WandbLogger", "--trainer.logger.offline=true"]
+def test_wandb_goes_on_in_its_run(tmp_path):
+    """In processes of their own, as they would be: W&B keeps more between the runs of one than it says."""
     folder = tmp_path / "run"
-    assert fit(monkeypatch, folder, *logger) == 0
-    (folder / "checkpoints" / "last.ckpt").unlink()
-    import wandb
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environment |= {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
 
-    wandb.finish()
-    # A process of its own, as it would be: W&B keeps more between the runs of one than it says.
-    again = (*TINY, "--run_dir", folder, *logger, "--ckpt_path=last", "--trainer.max_steps=6")
-    command = [sys.executable, "-m", "pcgan_lightning.cli", *map(str, again)]
-    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    def process(*more):
+        logger = ("--trainer.logger=WandbLogger", "--trainer.logger.offline=true")
+        command = [sys.executable, "-m", "pcgan_lightning.cli", *TINY, "--run_dir", folder, *logger, *more]
+        subprocess.run(list(map(str, command)), env=environment, capture_output=True, check=True)
+
+    process()
+    (folder / "checkpoints" / "last.ckpt").unlink()
+    process("--ckpt_path=last", "--trainer.max_steps=6")
     runs = list((folder / "wandb").glob("offline-run-*"))
     assert len(runs) == 2
     assert {run.name.rpartition("-")[2] for run in runs} == {(folder / "wandb_id.txt").read_text().strip()}

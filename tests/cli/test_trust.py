@@ -171,6 +171,7 @@ def is_named(path, place, line):
         ["--scores=ScoreLogger", "--scores.sample=os.system"],
         ["--spectrum.target=os.system"],
         ["--preconditioning.target=evil_names.model"],
+        ["--preconditioning.layers=evil_names.model"],
         ["--trainer.callbacks+=JacobianSpectrumLogger", "--trainer.callbacks.losses=os.system"],
     ],
     ids=lambda a: a[-1],
