@@ -31,7 +31,7 @@ class RunCheckpoint(ModelCheckpoint):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if self.save_on_exception:
+        if getattr(self, "save_on_exception", False):  # older releases of Lightning have no such argument
             raise ValueError("argument `save_on_exception` must be false: no run can go on from within an iteration")
         self._waits_for_validation = False
         self._at_the_end: Optional[dict[str, Any]] = None  # epoch and step that give what waits for the end its name

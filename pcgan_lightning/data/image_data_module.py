@@ -104,11 +104,9 @@ class ImageDataModule(LightningDataModule):
             "memory_limit_gb": memory_limit_gb,
             "iterations_per_epoch": iterations_per_epoch,
             "decode_workers": decode_workers,
-            "max_images": max_images,
+            "max_images": 1 if max_images is None else max_images,
         }
         for argument, value in positive.items():
-            if value is None and argument == "max_images":
-                continue
             if value is None or value <= 0:
                 raise ValueError(f"argument `{argument}` must be positive; got {value}")
         if channels not in (None, 1, 3):

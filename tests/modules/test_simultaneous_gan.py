@@ -1,16 +1,15 @@
 """Both players' steps from one point: against torch by hand, counting, averaging, resuming, processes, errors."""
 
 import copy
-import sys
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from command import pcgan
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
 
 from pcgan_lightning.callbacks import AdaptivePreconditioning, FixedPreconditioning
-from pcgan_lightning.cli import main
 from pcgan_lightning.data import ImageDataModule
 from pcgan_lightning.games import JARE, ConOpt, SimGD
 from pcgan_lightning.generate import load_gan
@@ -244,14 +243,6 @@ def test_networks_without_second_derivatives(tmp_path):
 
 
 def test_command_line(tmp_path, monkeypatch, capsys):
-    def pcgan(*arguments):
-        monkeypatch.setattr(sys, "argv", ["pcgan", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as end:
-            return end.code or 0
-        return 0
-
     common = [
         *("fit", "--model=SimultaneousGAN", "--model.method=JARE"),
         *("--model.generator=CNNGenerator", "--model.generator.channels=1", "--model.generator.width=2"),
@@ -260,7 +251,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
         *("--data.max_images=32", "--trainer.max_steps=2", "--trainer.accelerator=cpu"),
         *("--trainer.enable_model_summary=false", "--trainer.enable_progress_bar=false"),
     ]
-    assert pcgan(*common, "--model.method.gamma=7.5", "--run_dir", tmp_path / "run") == 0
+    assert pcgan(monkeypatch, *common, "--model.method.gamma=7.5", "--run_dir", tmp_path / "run") == 0
     gan, iteration = load_gan(tmp_path / "run" / "checkpoints" / "last.ckpt", "cpu")
     assert (type(gan), type(gan.method), gan.method.gamma, iteration) == (SimultaneousGAN, JARE, 7.5, 2)
     for mistake, message in (
@@ -268,6 +259,6 @@ def test_command_line(tmp_path, monkeypatch, capsys):
         ("--model.method.players=all", "players"),
     ):
         capsys.readouterr()
-        assert pcgan(*common, mistake, "--run_dir", tmp_path / "other") == 1
+        assert pcgan(monkeypatch, *common, mistake, "--run_dir", tmp_path / "other") == 1
         (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pcgan: error:")]
         assert message in line
