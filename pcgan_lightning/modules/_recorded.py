@@ -13,8 +13,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from pcgan_lightning.arguments import import_path
-from pcgan_lightning.checkpoints import read_checkpoint
-from pcgan_lightning.trust import HYPER_PARAMETERS, check_hyper_parameters
+from pcgan_lightning.runs import HYPER_PARAMETERS, check_hyper_parameters, read_checkpoint
 
 _REMEDY = "; a run is continued with the config.yaml of its folder"
 
