@@ -1,14 +1,16 @@
 """The game as the theory has it: both players move at once, from the same point."""
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Optional
 
-from torch import nn
+from torch import Tensor, nn
+from typing_extensions import override
 
 from pcgan_lightning.games import GameMethod, SimGD
 from pcgan_lightning.losses import AdversarialLoss
-from pcgan_lightning.modules._processes import mean_over_processes
-from pcgan_lightning.modules.two_player import TwoPlayerModule
+from pcgan_lightning.modules._processes import Share, mean_over_processes
+from pcgan_lightning.modules.two_player import PLAYERS, TwoPlayerModule
 
 
 class SimultaneousGAN(TwoPlayerModule):
@@ -58,10 +60,9 @@ class SimultaneousGAN(TwoPlayerModule):
                 f"{self.trainer.precision!r}; use 'bf16-mixed'"
             )
 
-    def training_step(self, batch: Any, batch_idx: int) -> None:
-        """One iteration: both players' gradients at one point, then both steps."""
-        real = self.real_images(batch)
-        (share,) = self.begin_iteration(len(real))
+    @override
+    def play(self, real: Tensor, shares: Sequence[Share]) -> Mapping[str, Tensor]:
+        (share,) = shares
         real_scores, fake_scores = self.scores(real, self.generator(self.draw_latents(share)))
         losses = [share.weigh(loss) for loss in self.losses(real_scores, fake_scores)]
         for loss in losses:
@@ -69,21 +70,18 @@ class SimultaneousGAN(TwoPlayerModule):
             self.trainer.precision_plugin.pre_backward(loss, self)
         players = [_trained(network) for network in (self.generator, self.discriminator)]
         directions = self.method(*losses, *players, partial(mean_over_processes, self.trainer))
-        turns = zip(self.optimizers(), players, directions, (True, False), strict=True)
-        for optimizer, parameters, gradients, counts in turns:
-            optimizer.zero_grad()
+        for player, parameters, gradients in zip(PLAYERS, players, directions, strict=True):
+            self.optimizer_of(player).zero_grad()
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 # A tensor of its own, as backward() leaves one: optimizers and clipping may work in place.
                 parameter.grad = gradient.clone()
-            self.step(optimizer, counts)
-        self.end_iteration(
-            {
-                "score/real": share.weigh(real_scores.detach().float().mean()),
-                "score/fake": share.weigh(fake_scores.detach().float().mean()),
-                "loss/discriminator": losses[1].detach(),
-                "loss/generator": losses[0].detach(),
-            }
-        )
+            self.step(player)
+        return {
+            "score/real": share.weigh(real_scores.detach().float().mean()),
+            "score/fake": share.weigh(fake_scores.detach().float().mean()),
+            "loss/discriminator": losses[1].detach(),
+            "loss/generator": losses[0].detach(),
+        }
 
 
 def _trained(network: nn.Module) -> list[nn.Parameter]:
