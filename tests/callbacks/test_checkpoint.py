@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 import pytest
 import pytorch_lightning
 import torch
-from foreign_modules import BOTH_NAMES, image_loader, make_two_player_gan
+from helpers.foreign_modules import BOTH_NAMES, image_loader, make_two_player_gan
 from lightning.pytorch.callbacks import Callback
 
 from pcgan_lightning.callbacks import AdaptivePreconditioning, RunCheckpoint, RunRecord, SpectrumLogger

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 import torch
-from foreign_modules import BOTH_NAMES, image_loader, make_two_player_gan
+from helpers.foreign_modules import BOTH_NAMES, image_loader, make_two_player_gan
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn

@@ -7,7 +7,7 @@ import lightning.pytorch
 import numpy as np
 import pytest
 import torch
-from foreign_modules import BOTH_NAMES, image_loader, make_two_player_gan
+from helpers.foreign_modules import BOTH_NAMES, image_loader, make_two_player_gan
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import wandb
-from foreign_modules import BOTH_NAMES, image_loader, make_classifier, make_two_player_gan
+from helpers.foreign_modules import BOTH_NAMES, image_loader, make_classifier, make_two_player_gan
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
 from wandb.proto.wandb_internal_pb2 import Record

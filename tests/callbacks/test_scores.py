@@ -7,8 +7,8 @@ import re
 import lightning.pytorch
 import pytest
 import torch
-from distributed_scores import TwoHeads
-from foreign_modules import BOTH_NAMES, image_loader, make_two_player_gan
+from helpers.distributed_scores import TwoHeads
+from helpers.foreign_modules import BOTH_NAMES, image_loader, make_two_player_gan
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, TensorDataset

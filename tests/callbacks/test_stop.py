@@ -3,14 +3,12 @@
 import logging
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
-from foreign_modules import BOTH_NAMES, image_loader, make_classifier, make_two_player_gan
+from helpers import run_script, stop_two_processes
+from helpers.foreign_modules import BOTH_NAMES, image_loader, make_classifier, make_two_player_gan
 from lightning.pytorch.callbacks import Callback
 
 from pcgan_lightning.callbacks import RunCheckpoint, StopOnSignal
@@ -189,10 +187,7 @@ def test_requeue_signal_of_slurm(tmp_path, monkeypatch):
 
 
 def two_processes(folder, what):
-    script = Path(__file__).parent / "stop_two_processes.py"
-    environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
-    command = [sys.executable, script, folder, what]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return run_script(stop_two_processes, folder, what, timeout=120, check=False)
 
 
 def test_all_processes_stop_at_the_same_iteration(tmp_path):

@@ -1,7 +1,7 @@
 """A finished run, for all tests of the command."""
 
 import pytest
-from command import quickstart
+from helpers.command import quickstart
 
 
 @pytest.fixture(scope="session")

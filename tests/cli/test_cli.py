@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from command import ROOT, one_error, pcgan, quickstart
+from helpers import ROOT
+from helpers.command import one_error, pcgan, quickstart
 from PIL import Image
 
 from pcgan_lightning.cli.fit import PCGANCLI

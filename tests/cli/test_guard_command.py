@@ -1,18 +1,18 @@
 """The guards of every run of the command."""
 
 import csv
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from command import pcgan
+from helpers import ROOT
+from helpers.command import pcgan
 
 from pcgan_lightning.callbacks import CollapseMonitor, NonFiniteGuard
 from pcgan_lightning.cli.fit import PCGANCLI
 from pcgan_lightning.modules import GAN
 
-CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+CONFIG = ROOT / "configs" / "quickstart.yaml"
 TINY = [
     *("--data.max_images=64", "--data.batch_size=8", "--model.generator.width=2", "--model.discriminator.width=2"),
     *("--trainer.accelerator=cpu", "--trainer.enable_model_summary=false", "--progress.refresh_every_n_steps=1000"),

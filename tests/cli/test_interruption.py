@@ -8,18 +8,17 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from command import pcgan
+from helpers import ROOT
+from helpers.command import pcgan
 from lightning.pytorch.callbacks import Callback
 
 from pcgan_lightning.runs.folder import check_writable, last_checkpoint
 from pcgan_lightning.runs.metrics_csv import read_rows
 
-ROOT = Path(__file__).parents[2]
 TINY = (
     *("fit", "--config", ROOT / "configs" / "quickstart.yaml", "--data.max_images=40", "--data.batch_size=8"),
     *("--model.generator.width=2", "--model.discriminator.width=2", "--trainer.accelerator=cpu"),

@@ -9,7 +9,8 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from command import ROOT, pcgan, quickstart
+from helpers import ROOT
+from helpers.command import pcgan, quickstart
 from PIL import Image
 
 from pcgan_lightning.modules import GAN, Classifier

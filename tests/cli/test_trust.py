@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 import yaml
-from command import pcgan, quickstart
+from helpers.command import pcgan, quickstart
 
 from pcgan_lightning import GAN
 from pcgan_lightning.cli.fit import _check_checkpoint

@@ -1,5 +1,3 @@
-import os
-from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
@@ -15,8 +13,6 @@ from sklearn.datasets import load_digits
 
 from pcgan_lightning.data import ImageDataModule, MemoryLoader, StreamingLoader
 from pcgan_lightning.data.sources import undecoded_images
-
-CIFAR10 = Path(os.environ.get("PCGAN_CIFAR10", Path(__file__).parents[3] / "shared" / "data" / "cifar10"))
 
 
 def loader_of(module, trainer=None):
@@ -175,13 +171,12 @@ class TestSources:
         assert make.all_numbers(module.val_dataloader()) == [100, 101, 102, 103, 104]
         module.teardown("fit")
 
-    @pytest.mark.skipif(not (CIFAR10 / "test.parquet").exists(), reason=f"no CIFAR-10 in {CIFAR10}")
-    def test_cifar10(self):
-        module = ImageDataModule(str(CIFAR10), split="test")
+    def test_cifar10(self, cifar10):
+        module = ImageDataModule(str(cifar10), split="test")
         module.setup("fit")
         images = module._train_data
         assert images.shape == (10_000, 3, 32, 32)
-        rows = datasets.load_dataset("parquet", data_files=str(CIFAR10 / "test.parquet"), split="train")
+        rows = datasets.load_dataset("parquet", data_files=str(cifar10 / "test.parquet"), split="train")
         for index in (0, 1, 4999, 9999):
             expected = np.asarray(rows[index]["img"].convert("RGB")).transpose(2, 0, 1)
             assert np.array_equal(images[index].numpy(), expected)

@@ -2,11 +2,11 @@
 
 import re
 
-import distributed_scores
 import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
+from helpers import distributed_scores
 from torch import nn
 from torch_fidelity import FeatureExtractorBase, calculate_metrics, register_feature_extractor
 
