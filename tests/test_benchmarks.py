@@ -19,6 +19,8 @@ from PIL import Image
 
 from pcgan_lightning.games import JARE
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def source(tmp_path):

@@ -76,6 +76,7 @@ def test_names_at_the_top():
         _ = pcgan_lightning.nonsense
 
 
+@pytest.mark.slow
 def test_readme_tables_are_those_of_the_results():
     script = ROOT / "benchmarks" / "readme_tables.py"
     assert subprocess.run([sys.executable, script, "--check"], check=False).returncode == 0

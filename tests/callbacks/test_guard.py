@@ -247,6 +247,7 @@ def two_processes(tmp_path_factory):
     return folder
 
 
+@pytest.mark.ddp
 @pytest.mark.parametrize("kind", ["loss", "buffer"])
 def test_all_processes_stop_at_once(two_processes, kind):
     """Only process 1 has the bad number; both stop in the same iteration, with the same message."""
@@ -257,6 +258,7 @@ def test_all_processes_stop_at_once(two_processes, kind):
     assert list(files(folder)) == ["step=3.ckpt", "step=6.ckpt"]
 
 
+@pytest.mark.ddp
 def test_all_processes_restore(two_processes):
     """The whole run goes on, and both processes hold the same weights at its end."""
     folder = two_processes / "restore"

@@ -168,6 +168,7 @@ def finished_wandb_records(path):
     return records
 
 
+@pytest.mark.slow
 def test_wandb_offline_gets_series_tables_and_images(tmp_path):
     logger = WandbLogger(save_dir=tmp_path, offline=True, project="test")
     fit(tmp_path, tiny_gan(), all_callbacks(), logger=logger)

@@ -190,6 +190,7 @@ def two_processes(folder, what):
     return run_script(stop_two_processes, folder, what, timeout=120, check=False)
 
 
+@pytest.mark.ddp
 def test_all_processes_stop_at_the_same_iteration(tmp_path):
     """The second one alone gets the signal."""
     done = two_processes(tmp_path, "signal")
@@ -199,6 +200,7 @@ def test_all_processes_stop_at_the_same_iteration(tmp_path):
     assert saved(tmp_path)["global_step"] == 3
 
 
+@pytest.mark.ddp
 def test_error_of_the_launching_process_ends_the_others(tmp_path):
     """They would wait for it in a collective operation, and then fail with a page each."""
     done = two_processes(tmp_path, "error")

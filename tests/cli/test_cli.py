@@ -138,6 +138,7 @@ def test_jare_config_parses(config, resolve):
     assert resolved["run_dir"] == f"runs/jare/{config.stem}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS + NSGDA_CONFIGS + JARE_CONFIGS, ids=lambda p: p.stem)
 def test_config_runs(config, monkeypatch, tmp_path):
     """One iteration of every experiment at tiny width, on local images; nothing is written."""
@@ -193,6 +194,7 @@ def test_run_is_never_overwritten(finished, monkeypatch, capsys):
     assert {p: p.stat().st_mtime_ns for p in finished.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_run_is_continued_in_its_folder(finished, monkeypatch, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
@@ -210,6 +212,7 @@ def test_run_is_continued_in_its_folder(finished, monkeypatch, tmp_path):
     assert config_of(folder / "config_1.yaml")["trainer"]["max_steps"] == 6
 
 
+@pytest.mark.slow
 def test_generate_files_and_grid(finished, monkeypatch, tmp_path):
     checkpoint = finished / "checkpoints" / "last.ckpt"
     common = ("generate", checkpoint, "--seed=3")
@@ -227,6 +230,7 @@ def test_generate_files_and_grid(finished, monkeypatch, tmp_path):
     assert Image.open(tmp_path / "grid.png").size == (2 * (3 * 34 + 2),) * 2
 
 
+@pytest.mark.slow
 def test_evaluation_subcommands(finished, monkeypatch, capsys):
     before = {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
     for subcommand in ("validate", "test"):
@@ -245,6 +249,7 @@ def test_missing_logger_package(monkeypatch, tmp_path, capsys):
     assert "CometLogger needs the package comet_ml, which is not installed: pip install comet_ml" in one_error(capsys)
 
 
+@pytest.mark.slow
 def test_wandb_beside_the_run_folder(monkeypatch, tmp_path):
     logger = ["--trainer.logger=WandbLogger", "--trainer.logger.offline=true"]
     assert quickstart(monkeypatch, tmp_path / "run", *logger) == 0

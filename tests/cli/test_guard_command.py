@@ -12,6 +12,8 @@ from pcgan_lightning.callbacks import CollapseMonitor, NonFiniteGuard
 from pcgan_lightning.cli.fit import PCGANCLI
 from pcgan_lightning.modules import GAN
 
+pytestmark = pytest.mark.slow
+
 CONFIG = ROOT / "configs" / "quickstart.yaml"
 TINY = [
     *("--data.max_images=64", "--data.batch_size=8", "--model.generator.width=2", "--model.discriminator.width=2"),

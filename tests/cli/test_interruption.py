@@ -19,6 +19,8 @@ from lightning.pytorch.callbacks import Callback
 from pcgan_lightning.runs.folder import check_writable, last_checkpoint
 from pcgan_lightning.runs.metrics_csv import read_rows
 
+pytestmark = pytest.mark.slow
+
 TINY = (
     *("fit", "--config", ROOT / "configs" / "quickstart.yaml", "--data.max_images=40", "--data.batch_size=8"),
     *("--model.generator.width=2", "--model.discriminator.width=2", "--trainer.accelerator=cpu"),

@@ -374,6 +374,7 @@ def test_bug_is_named_and_can_be_found(monkeypatch, tmp_path, capsys):
         quickstart(monkeypatch, tmp_path / "again", "--debug")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", ["config with a key twice", "one byte altered"])
 def test_as_a_shell_sees_it(mistake, finished, tmp_path):
     """In a process of its own: the status, one line on stderr and nothing on stdout."""

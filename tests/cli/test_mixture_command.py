@@ -9,6 +9,8 @@ from helpers import ROOT
 from helpers.command import pcgan
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = sorted((ROOT / "configs" / "jare").glob("mixture_*.yaml"))
 CONFIG = CONFIGS[0].with_name("mixture_jare.yaml")
 TINY = [

@@ -19,6 +19,8 @@ from pcgan_lightning.cli.generate import load_gan
 from pcgan_lightning.data import ImageDataModule, to_uint8
 from pcgan_lightning.metrics import ClassifierFeatures, GenerativeScores, reference_statistics, score_generator
 
+pytestmark = pytest.mark.slow
+
 SCORES = "[fid,score,precision_recall]"  # KID wants more images than a test has time for
 
 

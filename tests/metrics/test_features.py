@@ -161,6 +161,7 @@ def test_shipped_classifier_is_small_and_says_how_it_was_made():
     own.load_state_dict(load_file(SHIPPED_CLASSIFIER))  # the defaults are the shipped ones
 
 
+@pytest.mark.slow
 def test_shipped_classifier_is_as_accurate_as_it_says(cifar10):
     from pcgan_lightning.data import LabelledImageDataModule
 

@@ -200,6 +200,7 @@ def test_reference_of_other_features(features, make_images, as_real, tmp_path):
         metric.compute()
 
 
+@pytest.mark.ddp
 @pytest.mark.parametrize("count", [61])
 def test_processes_agree_with_one(count, features, as_real, make_images, tmp_path):
     """Also where a process has one image less than another."""
@@ -221,6 +222,7 @@ def blur(images, sigma):
     return gaussian_blur(images, kernel_size=9, sigma=sigma)
 
 
+@pytest.mark.slow
 def test_classifier_fid_on_cifar10(cifar10, tmp_path):
     """Of test images far below that of blurred images, and rising with the blur; noise is far off."""
     features = ClassifierFeatures()

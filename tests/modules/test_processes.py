@@ -30,6 +30,7 @@ def results(tmp_path_factory):
     return {n: [torch.load(folder / f"{n}_{rank}.pt") for rank in range(n)] for n in PRECISIONS}
 
 
+@pytest.mark.ddp
 @pytest.mark.parametrize("processes", [2, 4])
 def test_every_rule_on_several_processes(results, processes):
     (alone,), found = results[1], results[processes]

@@ -158,6 +158,7 @@ def test_average_of_generator_weights(tmp_path):
     torch.testing.assert_close(next(gan.averaged_generator.parameters()), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_resumed_run_is_bit_identical(tmp_path, method):
     def make():
@@ -242,6 +243,7 @@ def test_networks_without_second_derivatives(tmp_path):
     fit(tmp_path, small_gan(discriminator=Discriminator(channels=1, width=2)), 1)
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path, monkeypatch, capsys):
     common = [
         *("fit", "--model=SimultaneousGAN", "--model.method=JARE"),

@@ -6,6 +6,8 @@ import pytest
 from helpers import ROOT
 from nbclient import NotebookClient
 
+pytestmark = pytest.mark.slow
+
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 FEWER = {"seeds = range(100)": "seeds = range(25)"}  # of what would take a minute here; it is stored with all

@@ -457,6 +457,7 @@ def test_wrong_folders(tmp_path):
         report([run, tmp_path / "empty"], tmp_path / "report.html")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium or google-chrome on PATH")
 def test_page_in_a_browser(tmp_path):
     """The script moves the slider's label to the last iteration, and nothing is reported on the console."""
