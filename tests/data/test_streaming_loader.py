@@ -58,57 +58,6 @@ def test_batches_are_as_wide_as_an_iteration_and_as_the_images_say(encoded, load
     assert ((batch[:, 2] + 1) * 127.5).round().unique().tolist() == [7]
 
 
-def test_the_seed_fixes_the_order(encoded, loader_of):
-    def order(seed):
-        return [numbers(batch) for batch in islice(endless(loader_of(encoded, seed=seed)), 8)]
-
-    assert order(5) == order(5)
-    assert order(5) != order(6)
-
-
-@pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize("taken", [0, 1, 5, 6, 11, 13])
-def test_resumes_exactly(encoded, loader_of, taken, workers):
-    """In the first pass and in later ones; after 11 batches of 4 a pass of 22 has just ended."""
-    loader = loader_of(encoded, seed=5, workers=workers)
-    batches = endless(loader)
-    for _ in range(taken):
-        next(batches)
-    state = loader.state_dict()
-    assert state["position"] == taken
-    resumed = loader_of(encoded, seed=99)
-    next(iter(resumed))  # what it did before must not matter
-    resumed.load_state_dict(state)
-    again = endless(resumed)
-    for _ in range(12):
-        assert numbers(next(again)) == numbers(next(batches))
-        assert resumed.state_dict() == loader.state_dict()
-
-
-def test_processes_together_see_what_one_sees(encoded, loader_of):
-    settings = {"discriminator_steps": 2, "seed": 3}
-    alone = loader_of(encoded, batch_size=4, **settings)
-    together = [loader_of(encoded, batch_size=2, rank=rank, world_size=2, **settings) for rank in range(2)]
-    for whole, first, second in zip(alone, *together, strict=True):
-        for update, *pieces in zip(whole.chunk(2), first.chunk(2), second.chunk(2), strict=True):
-            assert torch.equal(update, torch.cat(pieces))
-
-
-def test_iter_alone_takes_nothing_and_starts_no_thread(encoded, loader_of):
-    loader, other = loader_of(encoded), loader_of(encoded)
-    before = own_threads()
-    iter(loader)
-    iter(loader)
-    assert own_threads() == before
-    assert loader.position == 0
-    assert numbers(next(iter(loader))) == numbers(next(iter(other)))
-
-
-def test_length_is_that_of_an_epoch(encoded, loader_of):
-    loader = loader_of(encoded, iterations_per_epoch=7)
-    assert len(loader) == len(list(loader)) == loader.position == 7
-
-
 def test_a_new_epoch_does_not_read_the_pass_again(encoded, loader_of, monkeypatch):
     loader = loader_of(encoded, iterations_per_epoch=2)
     passes, shuffle = [], loader.stream.shuffle
@@ -156,9 +105,3 @@ def test_an_empty_stream_is_refused(encoded, loader_of):
     loader.stream = loader.stream.take(0)
     with pytest.raises(ValueError, match=r"argument `stream` must hold at least one image; got none"):
         next(iter(loader))
-
-
-def test_foreign_state_is_refused(encoded, loader_of):
-    message = r"for a StreamingLoader; got \['position', 'seed'\] \(was the checkpoint"
-    with pytest.raises(ValueError, match=message):
-        loader_of(encoded).load_state_dict({"position": 1, "seed": 0})
