@@ -115,6 +115,7 @@ def undisturbed(request, tmp_path_factory):
 
 
 # From within an epoch; from an epoch's end, and again from the next one's, or from within it.
+@pytest.mark.slow
 @pytest.mark.parametrize("interruptions", [[2], [4, 9], [5, 10], [10, 11]], ids=str)
 def test_resumed_run_is_the_undisturbed_one(undisturbed, interruptions, tmp_path):
     """Weights, optimizers, schedulers, average, callbacks, Lightning's own counts, the hooks called, metrics.csv."""

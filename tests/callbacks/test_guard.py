@@ -172,6 +172,7 @@ def same(a, b):
     return a == b
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NAMES)
 def test_restore(tmp_path, caplog, kind):
     """All of the state is that of the last checkpoint, at iteration 6; data and count go on to the end."""

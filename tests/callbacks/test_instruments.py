@@ -138,6 +138,7 @@ def test_training_is_not_disturbed(tmp_path):
     assert not any(o._optimizer_step_pre_hooks for o in trainer.optimizers), "hooks are taken off"
 
 
+@pytest.mark.slow
 def test_resumed_series_are_whole(tmp_path):
     make = lambda p: torch.optim.Adam(p, lr=0.01)  # noqa: E731
     whole, first, resumed = both(), both(), both()

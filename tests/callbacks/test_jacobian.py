@@ -110,6 +110,7 @@ def test_eigenvalues_of_a_small_game(tmp_path, method):
     assert Image.open(tmp_path / "jacobian.png").size[0] > 500
 
 
+@pytest.mark.slow
 def test_leading_eigenvalues_of_a_larger_game(tmp_path):
     """Those that Arnoldi finds are among all."""
     every = JacobianSpectrumLogger(every_n_steps=6, max_products=1000)
@@ -144,6 +145,7 @@ def gan():
     return GAN(*networks, NonSaturatingLoss(), ema_decay=0.5)
 
 
+@pytest.mark.slow
 def test_batch_normalisation_has_no_third_derivative(tmp_path):
     gan_ = gan()
     module = SimultaneousGAN(gan_.generator, gan_.discriminator, NonSaturatingLoss(), JARE(0.1))
@@ -160,6 +162,7 @@ def test_batch_normalisation_has_no_third_derivative(tmp_path):
             assert callback.series["eigenvalues"][0]
 
 
+@pytest.mark.slow
 def test_training_is_not_disturbed(tmp_path):
     """Batch normalisation in the generator, PC-layers on the discriminator; nor by compilation."""
     watched, alone = gan(), gan()
@@ -175,6 +178,7 @@ def test_training_is_not_disturbed(tmp_path):
     assert compiled.series["eigenvalues"][0][0] == pytest.approx(callback.series["eigenvalues"][0][0], rel=0.05)
 
 
+@pytest.mark.slow
 def test_resumed_series_are_whole(tmp_path):
     make = lambda: JacobianSpectrumLogger(every_n_steps=2)  # noqa: E731
     whole, resumed = make(), make()
@@ -195,6 +199,7 @@ def test_a_game_that_is_not_finite(tmp_path):
     assert all(math.isnan(value) for value in callback.series["zeta"] + callback.series["tau"])
 
 
+@pytest.mark.slow
 @BOTH_NAMES
 def test_modules_of_others(pl, tmp_path):
     latents = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
