@@ -22,7 +22,7 @@ Rule = Literal["sgda", "nsgda"]
 OUTGROWN = 3.0
 
 
-class Players(NamedTuple):
+class BimodalPlayers(NamedTuple):
     """Parameters, or their gradients, of S independent games.
 
     Attributes:
@@ -66,7 +66,7 @@ class BimodalRun:
     discriminator_cosines: Tensor
     generator_speed: Tensor
     discriminator_speed: Tensor
-    players: Players
+    players: BimodalPlayers
     correlation: float
 
     def modes_recovered(self, threshold: float = 0.9) -> Tensor:
@@ -140,7 +140,7 @@ class BimodalGame:
         self.modes[0, 0] = 1.0
         self.modes[1, :2] = torch.tensor([correlation, math.sqrt(1 - correlation**2)])
 
-    def initial(self, seeds: range) -> Players:
+    def initial(self, seeds: range) -> BimodalPlayers:
         """Return the players at the start, each game's decided by its own seed."""
         sources = [torch.Generator().manual_seed(2 * seed) for seed in seeds]
 
@@ -152,9 +152,9 @@ class BimodalGame:
         w = draw(self.discriminator_neurons, self.discriminator_scale)
         v = draw(self.generator_neurons, self.generator_scale)
         constant = w.new_ones(len(seeds))
-        return Players(w, self.slope * constant, 0.0 * constant, v)
+        return BimodalPlayers(w, self.slope * constant, 0.0 * constant, v)
 
-    def gradients(self, players: Players, real: Tensor, neuron: Tensor) -> Players:
+    def gradients(self, players: BimodalPlayers, real: Tensor, neuron: Tensor) -> BimodalPlayers:
         """Return the gradients of log D(x) + log(1 - D(G(z))) on one x and one z for each game.
 
         Args:
@@ -178,7 +178,7 @@ class BimodalGame:
         grad_b = (up - down) / math.sqrt(self.dimension)
         grad_v = torch.zeros_like(v)
         grad_v[games, neuron] = -(from_fake[:, None] @ w).squeeze(1)
-        return Players(grad_w, grad_a, grad_b, grad_v)
+        return BimodalPlayers(grad_w, grad_a, grad_b, grad_v)
 
     def play(
         self,
@@ -232,7 +232,7 @@ class BimodalGame:
                 break
             # Frozen games may hold infinite gradients, which 0 would not undo.
             step = [torch.nan_to_num(x) for x in g] if rule == "sgda" else g
-            players = Players(
+            players = BimodalPlayers(
                 players.w + d[:, None, None] * step[0],
                 players.a + d * step[1],
                 players.b + d * step[2],

@@ -1,6 +1,6 @@
 """Spectra of weight matrices: measuring them, and shaping them with preconditioning polynomials. Pure torch."""
 
-from pcgan_lightning.spectra import weight_layers
+from pcgan_lightning.spectra.matrices import weight_layers
 from pcgan_lightning.spectra.pc_layer import Preconditioner, original_weight, preconditioners
 from pcgan_lightning.spectra.polynomials import (
     PUBLISHED_CUTOFFS,

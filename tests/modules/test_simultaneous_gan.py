@@ -237,7 +237,7 @@ def test_networks_without_second_derivatives(tmp_path):
             return super().forward(Square.apply(images))
 
     gan = small_gan(discriminator=Discriminator(channels=1, width=2), method=JARE())
-    with pytest.raises(ValueError, match="argument `generator_loss` must have second derivatives, got a function"):
+    with pytest.raises(ValueError, match="argument `generator_loss` must be twice differentiable, got a function"):
         fit(tmp_path, gan, 1)
     fit(tmp_path, small_gan(discriminator=Discriminator(channels=1, width=2)), 1)
 
