@@ -16,6 +16,8 @@ from typing import Literal, NamedTuple, Optional
 import torch
 from torch import Tensor
 
+from pcgan_lightning.arguments import require_at_least, require_not_negative, require_positive
+
 Rule = Literal["sgda", "nsgda"]
 
 # A generator that has outgrown the data so far is past any equilibrium: SGDA only diverges from there on.
@@ -116,8 +118,7 @@ class BimodalGame:
         generator_scale: float = 0.1,
         slope: float = 1.0,
     ) -> None:
-        if dimension < 8:
-            raise ValueError(f"argument `dimension` must be at least 8, got {dimension}")
+        require_at_least(8, dimension=dimension)
         correlation = 1 / math.log(dimension) if correlation is None else correlation
         if not 0.0 < correlation < 1.0:
             raise ValueError(f"argument `correlation` must be in (0, 1), got {correlation}")
@@ -125,14 +126,12 @@ class BimodalGame:
         by_default = round(math.log(dimension)), round(2 * math.log(dimension))
         self.discriminator_neurons = by_default[0] if discriminator_neurons is None else discriminator_neurons
         self.generator_neurons = by_default[1] if generator_neurons is None else generator_neurons
-        for name, value in (
-            ("discriminator_neurons", self.discriminator_neurons),
-            ("generator_neurons", self.generator_neurons),
-            ("discriminator_scale", discriminator_scale),
-            ("generator_scale", generator_scale),
-        ):
-            if value <= 0:
-                raise ValueError(f"argument `{name}` must be positive, got {value}")
+        require_positive(
+            discriminator_neurons=self.discriminator_neurons,
+            generator_neurons=self.generator_neurons,
+            discriminator_scale=discriminator_scale,
+            generator_scale=generator_scale,
+        )
         self.discriminator_scale = discriminator_scale
         self.generator_scale = generator_scale
         self.slope = slope
@@ -207,12 +206,8 @@ class BimodalGame:
         """
         if rule not in ("sgda", "nsgda"):
             raise ValueError(f"argument `rule` must be 'sgda' or 'nsgda', got {rule!r}")
-        for name, value in (("iterations", iterations), ("record_every", record_every), ("seeds", len(seeds))):
-            if value < 1:
-                raise ValueError(f"argument `{name}` must be at least 1, got {value}")
-        for name, rate in (("discriminator_rate", discriminator_rate), ("generator_rate", generator_rate)):
-            if rate < 0:
-                raise ValueError(f"argument `{name}` must not be negative, got {rate}")
+        require_at_least(1, iterations=iterations, record_every=record_every, seeds=len(seeds))
+        require_not_negative(discriminator_rate=discriminator_rate, generator_rate=generator_rate)
         players = self.initial(seeds)
         which_mode, which_neuron = self._draws(seeds, iterations + 1)  # one more, for the last speeds
         alive = torch.ones(len(seeds), dtype=torch.bool)

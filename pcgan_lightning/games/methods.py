@@ -14,7 +14,7 @@ from typing import NamedTuple, Optional, get_args
 import torch
 from torch import Tensor
 
-from pcgan_lightning.arguments import RecordsArguments, require_not_negative, require_one_of
+from pcgan_lightning.arguments import RecordsArguments, require_not_negative, require_one_of, require_positive
 from pcgan_lightning.games.derivatives import (
     flat,
     gradients_of,
@@ -110,31 +110,23 @@ class ExtraGradient(GameMethod):
 class SymplecticGradientAdjustment(GameMethod):
     r"""SGA: :math:`\xi + \lambda A^\top \xi` with :math:`A = (J - J^\top)/2`, the part of J that makes players rotate.
 
-    Balduzzi et al., "The mechanics of n-player differentiable games", 2018, Algorithm 1. In a zero-sum game a positive
-    :math:`\lambda` makes it JARE with :math:`\gamma = \lambda`. With `align` the sign of :math:`\lambda` is that of
-
-    .. math:: \langle\xi, J^\top\xi\rangle \langle A^\top\xi, J^\top\xi\rangle / d + 1/10
-
-    with d parameters: towards stable points and away from unstable ones.
+    Balduzzi et al., "The mechanics of n-player differentiable games", 2018, Algorithm 1. A positive :math:`\lambda`
+    makes it JARE with :math:`\gamma = \lambda` in a zero-sum game.
 
     Args:
-        strength: :math:`|\lambda| \ge 0`.
-        align: whether the sign is chosen so; otherwise it is positive.
+        strength: :math:`|\lambda| > 0`.
+        align: whether the sign is that of :math:`\langle\xi, J^\top\xi\rangle \langle A^\top\xi, J^\top\xi\rangle / d +
+            1/10` with d parameters: towards stable points, away from unstable ones. Otherwise it is positive.
     """
 
     def __init__(self, strength: float = 1.0, align: bool = True) -> None:
-        require_not_negative(strength=strength)
+        require_positive(strength=strength)
         self.strength, self.align = strength, align
 
-    @property
-    def twice_differentiated(self) -> bool:
-        """Whether there is an adjustment."""
-        return self.strength > 0
+    twice_differentiated = property(lambda self: True)
 
     def directions(self, point: Point) -> tuple[Gradients, Gradients]:
         """Return the adjusted gradients."""
-        if not self.twice_differentiated:
-            return point.gradients()
         graphs = point.graphs(differentiable=(0, 1))
         point.require_second_derivatives(graphs, (0, 1), (0, 1))
         xi = flat(sum(point.means(graphs), ()))

@@ -77,9 +77,7 @@ class SimultaneousGAN(TwoPlayerModule):
         look_ahead = partial(
             trial_step,
             players=players,
-            optimizers=[
-                self.optimizer_of(player).optimizer for player in PLAYERS
-            ],  # torch's own: its steps don't count
+            optimizers=[self.optimizer_of(player).optimizer for player in PLAYERS],  # torch's own, uncounted
             losses=lambda: tuple(share.weigh(loss) for loss in self.game_losses(real, latents)),
             buffers=[*self.generator.buffers(), *self.discriminator.buffers()],
         )
