@@ -8,12 +8,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from typing_extensions import override
 
-from pcgan_lightning.evaluation_mode import evaluation_mode
 from pcgan_lightning.losses import AdversarialLoss, HingeLoss
 from pcgan_lightning.modules._averaging import MovingAverage
 from pcgan_lightning.modules._evaluation import HeldOutLosses
 from pcgan_lightning.modules._recorded import RecordedModule
-from pcgan_lightning.networks import ResNetDiscriminator, ResNetGenerator
+from pcgan_lightning.networks import ResNetDiscriminator, ResNetGenerator, evaluation_mode
 
 
 class GameModule(RecordedModule):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from pcgan_lightning.arguments import require_at_least
-from pcgan_lightning.losses import AdversarialLoss, GradientRegularizer
+from pcgan_lightning.losses import AdversarialLoss, DiscriminatorPenalty
 from pcgan_lightning.modules._processes import Share
 from pcgan_lightning.modules.two_player import TwoPlayerModule
 
@@ -49,7 +49,7 @@ class GAN(TwoPlayerModule):
         discriminator_steps: int = 1,
         generator_steps: int = 1,
         discriminator_first: bool = True,
-        penalty: Optional[GradientRegularizer] = None,
+        penalty: Optional[DiscriminatorPenalty] = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(generator, discriminator, loss, **kwargs)

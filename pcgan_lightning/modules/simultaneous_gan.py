@@ -7,17 +7,21 @@ from typing import Any, Optional
 from torch import Tensor, nn
 from typing_extensions import override
 
-from pcgan_lightning.games import GameMethod, SimGD
+from pcgan_lightning.games import GameMethod, SimGD, trial_step
 from pcgan_lightning.losses import AdversarialLoss
 from pcgan_lightning.modules._processes import Share, mean_over_processes
 from pcgan_lightning.modules.two_player import PLAYERS, TwoPlayerModule
 
 
 class SimultaneousGAN(TwoPlayerModule):
-    r"""A GAN with simultaneous updates: plain, or regularised by ConOpt or JARE.
+    r"""A GAN with simultaneous updates: plain, regularised, adjusted or extrapolated.
 
     One iteration is one step of each player, along gradients at the same point: one batch of the loader, one batch of
-    latents and one forward pass, shared by both. It is one ``trainer.global_step``, as in :class:`GAN`.
+    latents and one forward pass, shared by both. It is one ``trainer.global_step``, as in :class:`GAN`. A method that
+    looks ahead (ExtraGradient) makes a trial step of both optimizers and one more forward pass on the same batch and
+    latents. Weights and buffers are put back: statistics of batch normalisation and singular vectors move once an
+    iteration, by the forward pass at the point itself and by the update. The optimizers' own states go through both
+    steps.
 
     Logged: ``loss/discriminator``, ``loss/generator`` (without the regulariser) and the mean scores ``score/real``,
     ``score/fake``.
@@ -26,7 +30,7 @@ class SimultaneousGAN(TwoPlayerModule):
         generator: see :class:`TwoPlayerModule`, as for all further arguments.
         discriminator: the other player. Preconditioning is put on from outside, by a callback or a function.
         loss: the adversarial loss. Default: hinge.
-        method: what the players descend along: ``SimGD()``, ``ConOpt(gamma)`` or ``JARE(gamma)``. Default: SimGD.
+        method: what the players descend along, such as ``JARE(gamma)``, of ``pcgan_lightning.games``. Default: SimGD.
         **kwargs: optimizers, schedulers and averaging.
 
     Raises:
@@ -48,8 +52,8 @@ class SimultaneousGAN(TwoPlayerModule):
 
     @property
     def twice_differentiated(self) -> bool:
-        """Whether the method has a regulariser, a function of gradients."""
-        return self.method.gamma > 0
+        """Whether the method differentiates gradients again."""
+        return self.method.twice_differentiated
 
     def setup(self, stage: str) -> None:
         """Refuse a loss scale, which gradients that are not backpropagated would not have."""
@@ -63,13 +67,21 @@ class SimultaneousGAN(TwoPlayerModule):
     @override
     def play(self, real: Tensor, shares: Sequence[Share]) -> Mapping[str, Tensor]:
         (share,) = shares
-        real_scores, fake_scores = self.scores(real, self.generator(self.draw_latents(share)))
+        latents = self.draw_latents(share)
+        real_scores, fake_scores = self.scores(real, self.generator(latents))
         losses = [share.weigh(loss) for loss in self.losses(real_scores, fake_scores)]
         for loss in losses:
             # For callbacks that look at losses: it calls their hook, as a backward pass of Lightning's would.
             self.trainer.precision_plugin.pre_backward(loss, self)
         players = [_trained(network) for network in (self.generator, self.discriminator)]
-        directions = self.method(*losses, *players, partial(mean_over_processes, self.trainer))
+        look_ahead = partial(
+            trial_step,
+            players=players,
+            optimizers=[self.optimizer_of(player).optimizer for player in PLAYERS],  # torch's own, uncounted
+            losses=lambda: tuple(share.weigh(loss) for loss in self.game_losses(real, latents)),
+            buffers=[*self.generator.buffers(), *self.discriminator.buffers()],
+        )
+        directions = self.method(*losses, *players, partial(mean_over_processes, self.trainer), look_ahead)
         for player, parameters, gradients in zip(PLAYERS, players, directions, strict=True):
             self.optimizer_of(player).zero_grad()
             for parameter, gradient in zip(parameters, gradients, strict=True):

@@ -6,8 +6,7 @@ import pytest
 import torch
 from helpers.images import encode, numbered, own_threads, stream
 
-from pcgan_lightning.data import MemoryLoader, MixtureLoader, StreamingLoader
-from pcgan_lightning.games import ring_of_modes
+from pcgan_lightning.data import MemoryLoader, MixtureLoader, StreamingLoader, ring_of_modes
 
 ENCODED = [encode(numbered(number)) for number in range(22)]
 

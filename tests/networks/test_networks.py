@@ -158,7 +158,7 @@ def test_compiles_into_one_graph(make):
 
 
 IMAGE_SIZE = r"must be one of 32, 48, 64, 128, 256, got 40"
-CHOICES = r"must be one of xavier_uniform, orthogonal, normal, got xavier"
+CHOICES = r"must be one of xavier_uniform, orthogonal, normal, got 'xavier'"
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ CHOICES = r"must be one of xavier_uniform, orthogonal, normal, got xavier"
         ([*FAMILIES, ConstantWidthGenerator, MLPGenerator, MLPDiscriminator], "width", 0, "must be at least 1, got 0"),
         ([*FAMILIES[::2], ConstantWidthGenerator, MLPGenerator], "latent_dim", 0, "must be at least 1, got 0"),
         ([*FAMILIES, MLPDiscriminator], "initialization", "xavier", CHOICES),
-        ([ResNetDiscriminator], "pooling", "max", "must be one of sum, mean, got max"),
+        ([ResNetDiscriminator], "pooling", "max", "must be one of sum, mean, got 'max'"),
         ([MLPGenerator], "image_shape", (), r"must hold sizes of at least 1, got \(\)"),
         ([MLPDiscriminator], "image_shape", (2, 0), r"must hold sizes of at least 1, got \(2, 0\)"),
         ([MLPGenerator], "hidden_layers", 0, "must be at least 1, got 0"),

@@ -9,9 +9,9 @@ from pcgan_lightning.spectra import (
     PUBLISHED_CUTOFFS,
     PUBLISHED_POLYNOMIALS,
     Polynomial,
+    as_polynomial,
     fit_polynomial,
     piecewise_linear,
-    published_polynomial,
 )
 
 # From the authors' public code: c0, c1, ... of x (c0 + c1 x^2 + ...).
@@ -52,9 +52,9 @@ def singular_value_decomposition(rows, cols, values, seed=0):
 
 
 @pytest.mark.parametrize("degree", DEGREES)
-def test_published_polynomials(degree):
+def test_as_polynomials(degree):
     assert (list(PUBLISHED_POLYNOMIALS), list(PUBLISHED_CUTOFFS)) == (DEGREES, DEGREES[1:])
-    polynomial = published_polynomial(degree)
+    polynomial = as_polynomial(degree)
     assert polynomial is PUBLISHED_POLYNOMIALS[degree]
     assert polynomial.coefficients == PUBLISHED[degree]
     assert polynomial.degree == degree
@@ -62,11 +62,11 @@ def test_published_polynomials(degree):
 
 
 @pytest.mark.parametrize("degree", CUTOFFS_AND_RANGES)
-def test_ranges_of_published_polynomials(degree):
+def test_ranges_of_as_polynomials(degree):
     cutoff, lowest, highest = CUTOFFS_AND_RANGES[degree]
     assert PUBLISHED_CUTOFFS[degree] == cutoff
     x = torch.linspace(0, 1.1, 110_001, dtype=torch.float64)
-    values = published_polynomial(degree)(x)
+    values = as_polynomial(degree)(x)
     # Half a unit of the third decimal, to which the range is known.
     assert values[x >= cutoff - 1e-9].min().item() == pytest.approx(lowest, abs=5e-4)
     assert values.max().item() == pytest.approx(highest, abs=5e-4)
@@ -76,12 +76,12 @@ def test_ranges_of_published_polynomials(degree):
 @pytest.mark.parametrize("degree", [0, 2, 11, -1, True, 3.5, "3", None])
 def test_unpublished_degrees_are_refused(degree):
     with pytest.raises(ValueError, match=rf"`degree` must be one of \(1, 3, 5, 7, 9\).*got {degree!r}"):
-        published_polynomial(degree)
+        as_polynomial(degree)
 
 
 def test_a_polynomial_passes_as_a_degree():
     polynomial = Polynomial((2.0, -1.0))
-    assert published_polynomial(polynomial) is polynomial
+    assert as_polynomial(polynomial) is polynomial
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -133,7 +133,7 @@ def test_of_matrix_changes_the_singular_values_alone(rows, cols, degree, dtype):
         u, v, matrix = singular_value_decomposition(rows, cols, values, seed)
         matrices.append(matrix)
         expected.append(u * g(PUBLISHED[degree], values) @ v.T)
-    result = published_polynomial(degree).of_matrix(torch.tensor(np.stack(matrices), dtype=dtype))
+    result = as_polynomial(degree).of_matrix(torch.tensor(np.stack(matrices), dtype=dtype))
     assert result.dtype == dtype
     np.testing.assert_allclose(result.numpy(), np.stack(expected), rtol=0, atol=TOLERANCE[dtype])
 
@@ -141,7 +141,7 @@ def test_of_matrix_changes_the_singular_values_alone(rows, cols, degree, dtype):
 @pytest.mark.parametrize(("rows", "cols", "degree"), [(3, 20, 3), (20, 3, 3), (3, 20, 9), (20, 3, 7)])
 def test_of_matrix_works_on_the_smaller_side(rows, cols, degree):
     with FlopCounterMode(display=False) as counter:
-        published_polynomial(degree).of_matrix(torch.rand(1, rows, cols))
+        as_polynomial(degree).of_matrix(torch.rand(1, rows, cols))
     # The Gram matrix and the last product cost 2 * 3 * 3 * 20 each, the (degree - 3) / 2 between 2 * 3^3.
     assert counter.get_total_flops() == 2 * (2 * 3 * 3 * 20) + (degree - 3) // 2 * (2 * 3**3)
 
@@ -150,7 +150,7 @@ def test_of_matrix_works_on_the_smaller_side(rows, cols, degree):
 
 
 @pytest.mark.parametrize("degree", CUTOFFS_AND_RANGES)
-def test_fit_lands_on_the_published_polynomials(degree):
+def test_fit_lands_on_the_as_polynomials(degree):
     fitted = fit_polynomial(CUTOFFS_AND_RANGES[degree][0], degree)
     x = np.linspace(0, 1.1, 12_345)  # not the grid of the fit
     assert np.abs(g(fitted.coefficients, x) - g(PUBLISHED[degree], x)).max() < 5e-3
