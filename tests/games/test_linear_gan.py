@@ -161,6 +161,7 @@ def test_corollary_2():
     assert ((counts / conditioning_iterations(tau, 1e3) - 1).abs() < 0.15).all()
 
 
+@pytest.mark.slow
 def test_steps_just_above_the_bound_diverge():
     gans = LinearGAN(torch.tensor([[0.3, 0.4], [2.0, 1.0]]), 0.8)
     bound = largest_step_size(gans.eigenvalues(other=1.0))
