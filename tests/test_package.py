@@ -1,4 +1,4 @@
-"""The house itself: floors, public names, a README that tells the truth."""
+"""The house itself: floors, public names, pages that tell the truth."""
 
 import ast
 import importlib
@@ -77,13 +77,13 @@ def test_names_at_the_top():
 
 
 @pytest.mark.slow
-def test_readme_tables_are_those_of_the_results():
-    script = ROOT / "benchmarks" / "readme_tables.py"
+def test_tables_are_those_of_the_results():
+    script = ROOT / "benchmarks" / "tables.py"
     assert subprocess.run([sys.executable, script, "--check"], check=False).returncode == 0
 
 
-def test_readme_describes_the_tree():
-    architecture = (ROOT / "README.md").read_text().partition("## Architecture")[2]
+def test_architecture_describes_the_tree():
+    architecture = (ROOT / "docs" / "architecture.md").read_text()
     for path in (ROOT / "pcgan_lightning").iterdir():
         if not path.name.startswith("_"):
             assert f"`{path.name}{'/' if path.is_dir() else ''}`" in architecture, path.name

@@ -13,6 +13,7 @@ from typing import NamedTuple, Optional, get_args
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from pcgan_lightning.arguments import RecordsArguments, require_not_negative, require_one_of, require_positive
 from pcgan_lightning.games.derivatives import (
@@ -110,11 +111,10 @@ class ExtraGradient(GameMethod):
 class SymplecticGradientAdjustment(GameMethod):
     r"""SGA: :math:`\xi + \lambda A^\top \xi` with :math:`A = (J - J^\top)/2`, the part of J that makes players rotate.
 
-    Balduzzi et al., "The mechanics of n-player differentiable games", 2018, Algorithm 1. A positive :math:`\lambda`
-    makes it JARE with :math:`\gamma = \lambda` in a zero-sum game.
+    Balduzzi et al., "The mechanics of n-player differentiable games", 2018, Algorithm 1.
 
     Args:
-        strength: :math:`|\lambda| > 0`.
+        strength: :math:`|\lambda| > 0`; in a zero-sum game a positive :math:`\lambda` is JARE's :math:`\gamma`.
         align: whether the sign is that of :math:`\langle\xi, J^\top\xi\rangle \langle A^\top\xi, J^\top\xi\rangle / d +
             1/10` with d parameters: towards stable points, away from unstable ones. Otherwise it is positive.
     """
@@ -123,7 +123,10 @@ class SymplecticGradientAdjustment(GameMethod):
         require_positive(strength=strength)
         self.strength, self.align = strength, align
 
-    twice_differentiated = property(lambda self: True)
+    @property
+    @override
+    def twice_differentiated(self) -> bool:
+        return True
 
     def directions(self, point: Point) -> tuple[Gradients, Gradients]:
         """Return the adjusted gradients."""

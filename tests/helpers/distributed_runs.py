@@ -92,6 +92,7 @@ CALLBACKS = {"apc": adaptive}
 def rules(processes):
     """Which to run: on four processes no second one of a kind."""
     alike = {"saturating", "least_squares", "nsgda_layer", "ada_dir", "grafted", "r1_penalty", "uneven_jare", "simgd"}
+    alike |= {"sga", "extragradient"}
     return [rule for rule in RULES if processes < 4 or rule not in alike]
 
 
