@@ -9,14 +9,21 @@ from typing import Literal, Optional, Union
 import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
 
-from pcgan_lightning.callbacks.monitors.scores import save_scores
+from pcgan_lightning.arguments import require_at_least
 from pcgan_lightning.cli.generate import load_gan
-from pcgan_lightning.data import ImageDataModule, to_uint8
-from pcgan_lightning.metrics import Features, GenerativeScores, InceptionFeatures, reference_statistics, score_generator
-from pcgan_lightning.metrics.scores import Score
-from pcgan_lightning.runs import CONFIG_FILE, check_classes, unused_path
+from pcgan_lightning.data import ImageDataModule
+from pcgan_lightning.metrics import (
+    Features,
+    GenerativeScores,
+    InceptionFeatures,
+    Score,
+    latent_sampler,
+    reference_statistics,
+    sampled_weights,
+    score_samples,
+)
+from pcgan_lightning.runs import CONFIG_FILE, check_classes, evaluation_path, save_scores, unused_path
 
 
 def evaluate(
@@ -52,9 +59,7 @@ def evaluate(
         cache: folder of the real images' statistics. None: $PCGAN_CACHE, or the user's cache folder.
         output: JSON file to write. None: a new one in the folder ``evaluations`` of the run, where there is one.
     """
-    for name, value in (("count", count), ("batch_size", batch_size), ("real_count", real_count)):
-        if value is not None and value < 1:
-            raise ValueError(f"argument `{name}` must be at least 1, got {value}")
+    require_at_least(1, count=count, batch_size=batch_size, real_count=real_count)
     gan, iteration = load_gan(checkpoint, device)
     run = _run_of(checkpoint)
     data = data if data is not None else _data_of(run, checkpoint)
@@ -65,23 +70,17 @@ def evaluate(
         raise ValueError(f"argument `data` must have images like the generator's, {made}, got {real.image_shape}")
     metric.check(count, real)
     metric.reference = reference_statistics(real, metric.extractor, cache, batch_size, device=gan.device, progress=True)
-    latents = gan.fixed_latents(count, seed)
-
-    def generate(numbers: range) -> Tensor:
-        return to_uint8(gan.sample_images(latents[numbers.start : numbers.stop], averaged=averaged))
-
     started = time.perf_counter()
-    found = score_generator(metric, generate, count, batch_size, progress=True)
+    sample = latent_sampler(gan, gan.fixed_latents(count, seed), averaged)
+    found = score_samples(metric, sample, count, part, batch_size=batch_size, progress=True)
     print(f"{count:,} images scored in {time.perf_counter() - started:.1f} s", file=sys.stderr)
-    weights = "moving average of the weights" if averaged and gan.averaged_generator is not None else "last weights"
+    weights = sampled_weights(gan, averaged)
     protocol = f"Iteration {iteration:,}, {weights}, latents of seed {seed}: {metric.protocol(count, real)}"
-    found = {("" if part == "train" else f"{part}_") + name: value for name, value in found.items()}
     for name, value in found.items():
         print(f"{name.replace('_', ' '):24} {value:.6g}")
     print(protocol)
     if output is None and run is not None:
-        label = metric.extractor.label or "inception"
-        output = unused_path(run / "evaluations" / f"{checkpoint.stem}_{label}_{part}.json")
+        output = unused_path(evaluation_path(run, checkpoint.stem, metric.extractor.label, part))
     if output is not None:
         save_scores(output, found, protocol, iteration)
         print(f"written to {output}", file=sys.stderr)

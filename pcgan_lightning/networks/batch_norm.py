@@ -18,7 +18,12 @@ class SynchronizedBatchNorm(_BatchNorm):
     order, which ConOpt and JARE take. In evaluation, or with one process, it is torch's.
 
     Arguments, parameters and buffers are those of ``torch.nn.BatchNorm2d``.
+
+    Attributes:
+        waits_for_processes: that a forward in training must be made by every process at once, or hangs.
     """
+
+    waits_for_processes = True
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise; in training every process must take part."""

@@ -45,7 +45,7 @@ class Run:
     @property
     def iterations(self) -> int:
         """The last iteration that anything was logged at."""
-        return int(max(steps[-1] for steps, _ in self.series.values()))
+        return int(max(iterations[-1] for iterations, _ in self.series.values()))
 
     def layers(self, pattern: str) -> list[str]:
         """Return the layers of the columns that match `pattern`, whose first group is the layer, in natural order."""
@@ -158,9 +158,9 @@ def _flatten(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def finite(series: Series, positive: bool = False) -> Series:
     """Return the measurements that can be drawn: finite, and above zero for a logarithmic axis."""
-    steps, values = series
+    iterations, values = series
     drawable = np.isfinite(values) & ((values > 0) if positive else True)
-    return steps[drawable], values[drawable]
+    return iterations[drawable], values[drawable]
 
 
 def not_finite(run: Run) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from pcgan_lightning.runs.checkpoints import AtomicCheckpointIO, read_checkpoint
 from pcgan_lightning.runs.environment import environment
+from pcgan_lightning.runs.evaluations import evaluation_path, save_scores
 from pcgan_lightning.runs.folder import (
     CONFIG_FILE,
     ENVIRONMENT_FILE,
@@ -35,7 +36,9 @@ __all__ = [
     "check_writable",
     "distrust_configs",
     "environment",
+    "evaluation_path",
     "last_checkpoint",
     "read_checkpoint",
+    "save_scores",
     "unused_path",
 ]

@@ -5,6 +5,7 @@ from pcgan_lightning.callbacks.monitors.collapse import CollapseMonitor
 from pcgan_lightning.callbacks.monitors.jacobian import JacobianSpectrumLogger
 from pcgan_lightning.callbacks.monitors.magnitudes import AdaptiveMagnitudeLogger
 from pcgan_lightning.callbacks.monitors.modes import ModeLogger
+from pcgan_lightning.callbacks.monitors.monitor import Monitor
 from pcgan_lightning.callbacks.monitors.samples import SampleGridLogger
 from pcgan_lightning.callbacks.monitors.scores import ScoreLogger
 from pcgan_lightning.callbacks.monitors.spectrum import SpectrumLogger
@@ -15,6 +16,7 @@ __all__ = [
     "CollapseMonitor",
     "JacobianSpectrumLogger",
     "ModeLogger",
+    "Monitor",
     "SampleGridLogger",
     "ScoreLogger",
     "SpectrumLogger",
