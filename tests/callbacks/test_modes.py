@@ -1,11 +1,8 @@
 """ModeLogger, and the other callbacks on points instead of images."""
 
-import csv
-
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
 from pcgan_lightning.callbacks import FixedPreconditioning, ModeLogger, SampleGridLogger, SpectrumLogger
@@ -24,23 +21,16 @@ def tiny_gan(**kwargs):
     return GAN(generator, MLPDiscriminator(width=8, hidden_layers=2), **kwargs)
 
 
-def test_modes_are_those_of_the_averaged_generator(tmp_path, fit):
+def test_modes_are_those_of_the_averaged_generator(fit):
     modes = ModeLogger(every_n_steps=2, count=300)
     gan = tiny_gan(ema_decay=0.5)
-    logger = CSVLogger(tmp_path, name="run", version="")
-    trainer = fit(gan, [modes], points(), max_steps=5, logger=logger)
+    fit(gan, [modes], points(), max_steps=5)
     samples = gan.sample_images(gan.fixed_latents(300))
     expected = mode_coverage(samples, ring_of_modes(), 0.5)
     assert 0 < expected.high_quality_share < 1
     assert modes.series["iteration"] == [2, 4, 5]
     assert modes.series["modes_covered"][-1] == expected.modes_covered
     assert modes.series["high_quality_share"][-1] == expected.high_quality_share
-    found = trainer.callback_metrics["metric/high_quality_share"].item()
-    assert found == pytest.approx(modes.series["high_quality_share"][-1])
-    with (tmp_path / "run" / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["metric/modes_covered"]]
-    assert [int(float(row["step"])) for row in rows] == [2, 4, 5]
-    assert [float(row["metric/high_quality_share"]) for row in rows] == modes.series["high_quality_share"]
 
 
 def test_modes_can_be_told(fit):

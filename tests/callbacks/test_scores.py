@@ -1,6 +1,5 @@
 """ScoreLogger: what it logs, that it disturbs nothing, resumes, and works on modules of others."""
 
-import csv
 import json
 
 import lightning.pytorch
@@ -9,10 +8,9 @@ import torch
 from helpers.distributed_scores import TwoHeads
 from helpers.foreign_modules import BOTH_NAMES, image_loader, make_two_player_gan
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, TensorDataset
 
-from pcgan_lightning.callbacks import GANProgressBar, ScoreLogger
+from pcgan_lightning.callbacks import ScoreLogger
 from pcgan_lightning.data import ImageDataModule, to_uint8
 from pcgan_lightning.metrics import (
     ClassifierFeatures,
@@ -47,7 +45,7 @@ def tiny_gan(ema_decay=0.0):
 def test_scores_are_those_of_the_generator(tmp_path, fit, ema_decay):
     """At the interval and after the last iteration; of the averaged weights where the run has them."""
     gan, callback = tiny_gan(ema_decay), scores_logger(tmp_path)
-    fit(gan, [callback], logger=CSVLogger(tmp_path, name="", version=""))
+    fit(gan, [callback])
     assert callback.series["iteration"] == [3, 6, 7]
     reference = reference_statistics(ImageDataModule(max_images=64).real_images(), features(), tmp_path / "own")
     metric = GenerativeScores(features(), reference, scores=["fid", "score", "precision_recall"])
@@ -55,13 +53,6 @@ def test_scores_are_those_of_the_generator(tmp_path, fit, ema_decay):
     expected = score_generator(metric, lambda numbers: images[numbers.start : numbers.stop], 40)
     # Batches of another size: float32 rounding, which can move a pixel by one level.
     assert callback.series["scores"][-1] == {name: pytest.approx(v, rel=1e-3) for name, v in expected.items()}
-    with (tmp_path / "metrics.csv").open() as file:
-        rows = [
-            (int(float(r["step"])), float(r["metric/module_fid"]))
-            for r in csv.DictReader(file)
-            if r["metric/module_fid"]
-        ]
-    assert rows == list(zip([3, 6, 7], [s["module_fid"] for s in callback.series["scores"]], strict=True))
 
 
 def test_protocol_goes_with_every_score(tmp_path, fit, caplog):
@@ -99,10 +90,6 @@ def test_a_checkpoint_can_follow_a_score(tmp_path, fit):
     found = [s["module_fid"] for s in callback.series["scores"]]
     assert best.best_model_score.item() == pytest.approx(min(found))
     assert best.best_model_path.endswith(f"step={3 * (found.index(min(found)) + 1)}.ckpt")
-
-
-def test_beside_a_progress_bar(tmp_path, fit):
-    fit(tiny_gan(), [scores_logger(tmp_path), GANProgressBar()], enable_progress_bar=True)
 
 
 @BOTH_NAMES
