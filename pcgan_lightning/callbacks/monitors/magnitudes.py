@@ -63,7 +63,7 @@ class AdaptiveMagnitudeLogger(StepMonitor):
         for player, (layers, norms) in found.items():
             series = self.series["players"].setdefault(player, {"iteration": [], "layers": {}})
             values = dict(zip(layers, norms.tolist(), strict=True))
-            for layer in [*series["layers"], *(values.keys() - series["layers"].keys())]:
+            for layer in [*series["layers"], *(new for new in values if new not in series["layers"])]:
                 earlier = series["layers"].setdefault(layer, [math.nan] * len(series["iteration"]))
                 earlier.append(values.get(layer, math.nan))
             series["iteration"].append(iteration)
