@@ -6,7 +6,7 @@ import logging
 import lightning.pytorch
 import pytest
 import torch
-from foreign_modules import image_loader, make_two_player_gan
+from helpers.foreign_modules import image_loader, make_two_player_gan
 from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn

@@ -6,7 +6,7 @@ import math
 import lightning.pytorch
 import pytest
 import torch
-from foreign_modules import image_loader, make_two_player_gan
+from helpers.foreign_modules import image_loader, make_two_player_gan
 from lightning.pytorch.callbacks import Callback
 
 from pcgan_lightning.callbacks import AdaptiveMagnitudeLogger, BalanceLogger, FixedPreconditioning

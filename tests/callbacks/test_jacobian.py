@@ -7,7 +7,7 @@ import lightning.pytorch
 import numpy as np
 import pytest
 import torch
-from foreign_modules import image_loader, make_two_player_gan
+from helpers.foreign_modules import image_loader, make_two_player_gan
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
@@ -99,6 +99,7 @@ def test_eigenvalues_of_a_small_game(tmp_path, fit, method):
     assert Image.open(tmp_path / "jacobian.png").size[0] > 500
 
 
+@pytest.mark.slow
 def test_leading_eigenvalues_of_a_larger_game(fit):
     """Those that Arnoldi finds are among all."""
     every = JacobianSpectrumLogger(every_n_steps=6, max_products=1000)
@@ -131,6 +132,7 @@ def gan():
     return GAN(*networks, NonSaturatingLoss(), ema_decay=0.5)
 
 
+@pytest.mark.slow
 def test_batch_normalisation_has_no_third_derivative(fit):
     networks = gan().generator, gan().discriminator
     module = SimultaneousGAN(*networks, NonSaturatingLoss(), JARE(0.1))
@@ -142,6 +144,7 @@ def test_batch_normalisation_has_no_third_derivative(fit):
     assert callback.series["eigenvalues"][0]
 
 
+@pytest.mark.slow
 def test_statistics_of_batches_are_not_disturbed(fit):
     """Batch normalisation in the generator, PC-layers on the discriminator; nor is the measurement by compilation."""
     watched, alone = gan(), gan()

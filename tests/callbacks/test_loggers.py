@@ -8,7 +8,7 @@ import lightning.pytorch
 import numpy as np
 import pytest
 import wandb
-from foreign_modules import image_loader, make_classifier
+from helpers.foreign_modules import image_loader, make_classifier
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
 from wandb.proto.wandb_internal_pb2 import Record
@@ -145,6 +145,7 @@ def finished_wandb_records(path):
     return records
 
 
+@pytest.mark.slow
 def test_wandb_offline_gets_series_tables_and_images(tmp_path, fit):
     logger = WandbLogger(save_dir=tmp_path, offline=True, project="test")
     fit(tiny_gan(), all_callbacks(), max_steps=6, logger=logger)

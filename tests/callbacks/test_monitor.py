@@ -6,7 +6,7 @@ import re
 import lightning.pytorch
 import pytest
 import torch
-from foreign_modules import BOTH_NAMES, image_loader, make_classifier, make_two_player_gan
+from helpers.foreign_modules import BOTH_NAMES, image_loader, make_classifier, make_two_player_gan
 from lightning.pytorch.loggers import CSVLogger
 from matplotlib.figure import Figure
 from torch.nn.functional import softplus
@@ -109,6 +109,7 @@ def test_training_is_the_same_with_and_without(fit):
     assert modes == other_modes
 
 
+@pytest.mark.slow
 def test_resumed_series_are_whole(tmp_path, fit):
     whole, first, resumed = all_monitors(), all_monitors(), all_monitors()
     fit(gan_of_points(), whole, points(), max_steps=8)
