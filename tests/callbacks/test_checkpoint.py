@@ -18,7 +18,7 @@ from pcgan_lightning.modules import GAN
 from pcgan_lightning.networks import CNNDiscriminator, CNNGenerator
 from pcgan_lightning.optim import LinearDecay
 from pcgan_lightning.runs.checkpoints import AtomicCheckpointIO
-from pcgan_lightning.runs.metrics_csv import RunCSVLogger, read_rows
+from pcgan_lightning.runs import RunCSVLogger, read_rows
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
 

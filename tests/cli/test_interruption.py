@@ -16,8 +16,7 @@ from helpers import ROOT
 from helpers.command import pcgan
 from lightning.pytorch.callbacks import Callback
 
-from pcgan_lightning.runs.folder import check_writable, last_checkpoint
-from pcgan_lightning.runs.metrics_csv import read_rows
+from pcgan_lightning.runs import check_writable, last_checkpoint, read_rows
 
 pytestmark = pytest.mark.slow
 
