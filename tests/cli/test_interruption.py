@@ -131,6 +131,19 @@ def test_checkpoints_elsewhere_are_found(finished, interrupted, monkeypatch, tmp
     assert series(interrupted) == rows
 
 
+@pytest.mark.parametrize("how", ["last", "path"])
+def test_a_start_reads_its_checkpoint_once(how, interrupted, monkeypatch):
+    """It is looked for, checked, asked for its iteration and loaded; the logger with a folder of its own asks too."""
+    pytest.importorskip("tensorboard")
+    checkpoint, read, load = interrupted / "checkpoints" / "iteration_0000004.ckpt", [], torch.load
+    monkeypatch.setattr(
+        torch, "load", lambda file, *args, **kwargs: (read.append(file), load(file, *args, **kwargs))[1]
+    )
+    path = "last" if how == "last" else checkpoint
+    assert fit(monkeypatch, interrupted, "--trainer.logger=TensorBoardLogger", "--ckpt_path", path) == 0
+    assert read == [checkpoint]
+
+
 def age(path, seconds):
     os.utime(path, (time.time() - seconds, time.time() - seconds))
 
