@@ -136,12 +136,18 @@ def test_a_start_reads_its_checkpoint_once(how, interrupted, monkeypatch):
     """It is looked for, checked, asked for its iteration and loaded; the logger with a folder of its own asks too."""
     pytest.importorskip("tensorboard")
     checkpoint, read, load = interrupted / "checkpoints" / "iteration_0000004.ckpt", [], torch.load
+
+    def counted(file, *args, **kwargs):
+        read.append(file)
+        return load(file, *args, **kwargs)
+
     monkeypatch.setattr(
         torch, "load", lambda file, *args, **kwargs: (read.append(file), load(file, *args, **kwargs))[1]
     )
     path = "last" if how == "last" else checkpoint
-    assert fit(monkeypatch, interrupted, "--trainer.logger=TensorBoardLogger", "--ckpt_path", path) == 0
-    assert read == [checkpoint]
+    logger = ("--trainer.logger=TensorBoardLogger", "--trainer.logger.save_dir=.")
+    assert fit(monkeypatch, interrupted, *logger, "--ckpt_path", path) == 0
+    assert list(map(str, read)) == [str(checkpoint)]
 
 
 def age(path, seconds):
