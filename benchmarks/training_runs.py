@@ -60,7 +60,7 @@ def _train(folder: Path, arguments: Sequence[str], limits: list[str], environmen
 
 def diverged(folder: Path) -> bool:
     """Return whether a run ended because its weights were no longer finite."""
-    return "must be finite, got NaN or infinity" in _last_words(folder)
+    return "is not finite, training stops" in _last_words(folder)
 
 
 def _last_words(folder: Path) -> str:

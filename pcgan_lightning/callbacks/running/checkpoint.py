@@ -80,7 +80,6 @@ class RunCheckpoint(ModelCheckpoint):
 
     @override
     def on_train_epoch_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Save at the interval in epochs."""
         if not run_ends(trainer, in_epoch=False):
             super().on_train_epoch_end(trainer, pl_module)
         elif self._should_save_on_train_epoch_end(trainer) and self._epoch_is_due(trainer):
@@ -88,7 +87,6 @@ class RunCheckpoint(ModelCheckpoint):
 
     @override
     def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Save what waited for the end of the run."""
         if self._at_the_end is not None:
             self._save(trainer, **self._at_the_end)
             self._at_the_end = None

@@ -53,12 +53,10 @@ class GANProgressBar(ProgressBar):
 
     @override
     def enable(self) -> None:
-        """Show the bar again."""
         self._enabled = True
 
     @override
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Open the bar."""
         if not self._enabled:
             return
         self._progress = Progress(
@@ -77,13 +75,11 @@ class GANProgressBar(ProgressBar):
     def on_train_batch_end(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Redraw at the interval."""
         if completed_iterations(trainer) % self.refresh_every_n_steps == 0:
             self._redraw(trainer, pl_module)
 
     @override
     def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Draw the final state and close the bar."""
         self._redraw(trainer, pl_module)
         self._close()
 

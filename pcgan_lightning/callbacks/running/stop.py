@@ -75,7 +75,6 @@ class StopOnSignal(Callback):
 
     @override
     def on_validation_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Stop if a signal came."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             received = self._agree(trainer)
             if received and not run_ends(trainer):
