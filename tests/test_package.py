@@ -54,6 +54,12 @@ def test_imports_only_go_down_and_through_the_door(module):
             assert module.startswith(folder), f"{module} imports the private {name}.{what}"
 
 
+def test_report_needs_neither_torch_nor_lightning():
+    code = "import sys; import pcgan_lightning.report; print({'torch', 'lightning'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_mathematics_needs_no_lightning():
     modules = ", ".join(f"pcgan_lightning.{m}" for m in MATHEMATICS)
     code = f"import sys; import {modules}; print('lightning' in sys.modules)"

@@ -4,7 +4,8 @@ import json
 from datetime import datetime
 from pathlib import Path
 
-EVALUATIONS_FOLDER = "evaluations"
+from pcgan_lightning.runs.folder import EVALUATIONS
+from pcgan_lightning.runs.writing import write_whole
 
 
 def evaluation_path(folder: Path, name: str, label: str, part: str) -> Path:
@@ -16,12 +17,11 @@ def evaluation_path(folder: Path, name: str, label: str, part: str) -> Path:
         label: of the features; empty for Inception's.
         part: which real images were compared with.
     """
-    return folder / EVALUATIONS_FOLDER / f"{name}_{label or 'inception'}_{part}.json"
+    return folder / EVALUATIONS / f"{name}_{label or 'inception'}_{part}.json"
 
 
 def save_scores(path: Path, scores: dict[str, float], protocol: str, iteration: int) -> None:
     """Write scores, the sentence that says how they were made, their iteration and the date."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     date = datetime.now().isoformat(timespec="seconds")
     content = {"iteration": iteration, "scores": scores, "protocol": protocol, "date": date}
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    write_whole(path, json.dumps(content, indent=2) + "\n")

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import lightning.pytorch
 import pytest
+import pytorch_lightning
 import torch
 from helpers import guarded_runs, run_script
-from helpers.foreign_modules import BOTH_NAMES, make_classifier
+from helpers.foreign_modules import make_classifier
 from helpers.guarded_runs import CONVOLUTION, Injection, fit, gan
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import nn
 from torch.optim.lr_scheduler import ExponentialLR
 
 from pcgan_lightning.callbacks import AdaptivePreconditioning, FixedPreconditioning, NonFiniteError, NonFiniteGuard
-from pcgan_lightning.callbacks.running.guard import extremes
+from pcgan_lightning.callbacks.running.ledger import extremes
 
 BAD = pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 
@@ -72,17 +73,13 @@ def test_first_tensor_is_named_and_files_stay(tmp_path, kind):
         fit(tmp_path, gan(), callbacks)
     message = str(caught.value)
     assert message.startswith(f"{NAMES[kind]} is not finite, training stops: the last good checkpoint is {tmp_path}")
-    assert "step=6.ckpt, continue from it (--ckpt_path last)" in message
+    assert "step=6.ckpt, continue from it with smaller steps or with" in message
+    assert "--" not in message  # nobody has a command line here
+    assert caught.value.checkpoint == tmp_path / "checkpoints" / "step=6.ckpt"
     assert "\n" not in message
     assert files(tmp_path) == snapshot.files
     assert list(snapshot.files) == ["step=3.ckpt", "step=6.ckpt"]
     assert not injection.ended
-
-
-@BAD
-def test_each_bad_number_is_seen(tmp_path, bad):
-    with pytest.raises(NonFiniteError, match=NAMES["weight"]):
-        fit(tmp_path, gan(), [Injection("weight", bad=bad), NonFiniteGuard(every_n_steps=5)])
 
 
 def test_large_numbers_are_finite(tmp_path):
@@ -120,8 +117,9 @@ def test_checkpoints_of_weights_alone_are_guarded(tmp_path):
     assert list(files(tmp_path)) == ["step=2.ckpt", "step=4.ckpt", "step=6.ckpt"]
 
 
-@BOTH_NAMES
-@pytest.mark.parametrize("bad", ["loss", "gradient", "weight"])
+@pytest.mark.parametrize(
+    ("pl", "bad"), [(pytorch_lightning, "loss"), (lightning.pytorch, "gradient"), (lightning.pytorch, "weight")]
+)
 def test_automatic_optimization(tmp_path, pl, bad):
     """A classifier of someone else; its step in iteration 3 is the first that goes wrong."""
 
@@ -173,7 +171,7 @@ def same(a, b):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize("kind", ["loss", "average"])
 def test_restore(tmp_path, caplog, kind):
     """All of the state is that of the last checkpoint, at iteration 6; data and count go on to the end."""
     series, guard = Series(), NonFiniteGuard("restore", every_n_steps=8)
@@ -229,11 +227,10 @@ def test_restores_the_checkpoint_it_started_from(tmp_path):
     assert guard.restored == 2
 
 
-@pytest.mark.parametrize("action", ["stop", "restore"])
-def test_a_clean_run_is_the_same_with_and_without(tmp_path, action):
+def test_a_clean_run_is_the_same_with_and_without(tmp_path):
     states = []
-    for callbacks in ([], [NonFiniteGuard(action, every_n_steps=2)]):
-        callbacks = [*callbacks, AdaptivePreconditioning(every_n_steps=3)]
+    for guards in ([], [NonFiniteGuard("restore", every_n_steps=2)]):
+        callbacks = [*guards, AdaptivePreconditioning(every_n_steps=3)]
         trainer = fit(tmp_path, gan(discriminator_steps=2), callbacks, max_steps=7)
         states.append(trainer._checkpoint_connector.dump_checkpoint())
     for key in ("state_dict", "optimizer_states", "random_states"):

@@ -43,9 +43,9 @@ class Classifier(make_classifier(pl)):
         self.log("validated", 1.0)
 
 
-def trainer_of(folder, *callbacks, **settings):
+def trainer_of(folder, *callbacks, advice="", **settings):
     defaults = {"max_epochs": 3, "num_sanity_val_steps": 0, "default_root_dir": folder}
-    return pl.Trainer(callbacks=[*callbacks, StopOnSignal()], **QUIET | defaults | settings)
+    return pl.Trainer(callbacks=[*callbacks, StopOnSignal(advice=advice)], **QUIET | defaults | settings)
 
 
 def handlers():
@@ -62,7 +62,7 @@ def test_iteration_is_finished_and_saved(number, status, tmp_path, caplog):
     logging.getLogger("lightning.pytorch").addHandler(caplog.handler)
     before, send = handlers(), Send(3, number)
     with pytest.raises(SystemExit) as stopped:
-        trainer_of(tmp_path, send).fit(Classifier(), image_loader())
+        trainer_of(tmp_path, send, advice="go on from there").fit(Classifier(), image_loader())
     logging.getLogger("lightning.pytorch").removeHandler(caplog.handler)
     assert stopped.value.code == status  # None is 0
     assert send.called == ["batch"] * 3
@@ -70,7 +70,7 @@ def test_iteration_is_finished_and_saved(number, status, tmp_path, caplog):
     assert handlers() == before
     said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("stopped")]
     path = tmp_path / "checkpoints" / "last.ckpt"
-    assert set(said) == {f"stopped by {number.name} at iteration 3; saved {path}; continue with --ckpt_path last"}
+    assert set(said) == {f"stopped by {number.name} at iteration 3; saved {path}; go on from there"}
 
 
 def test_stopped_run_is_resumed_exactly(tmp_path):

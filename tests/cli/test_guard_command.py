@@ -48,7 +48,8 @@ def test_a_run_that_diverges_ends_in_one_line(tmp_path, monkeypatch, capsys):
     assert quickstart(monkeypatch, folder, *arguments) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pcgan: error:")]
     assert "of iteration 5 is not finite, training stops: the last good checkpoint is " in line
-    assert f"{folder}/checkpoints/last.ckpt, continue from it (--ckpt_path last)" in line
+    assert f"{folder}/checkpoints/last.ckpt, continue from it with smaller steps" in line
+    assert line.endswith(" (--ckpt_path last continues, --guard.action=restore lets it go back by itself)")
     assert {p.name: p.read_bytes() for p in (folder / "checkpoints").iterdir()} == {"last.ckpt": good}
 
 
