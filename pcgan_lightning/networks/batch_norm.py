@@ -20,6 +20,11 @@ class SynchronizedBatchNorm(_BatchNorm):
     Arguments, parameters and buffers are those of ``torch.nn.BatchNorm2d``.
     """
 
+    # Torch lets them be None; they are there where statistics are tracked.
+    num_batches_tracked: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
     def forward(self, input: Tensor) -> Tensor:
         """Normalise; in training every process must take part."""
         if not self.training or not torch.distributed.is_initialized():

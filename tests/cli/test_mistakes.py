@@ -186,7 +186,7 @@ MISTAKES = {
     "wrong type": (fit("--trainer.max_steps=many"), r"trainer\.max_steps"),
     "null for a number": (
         config("data: {{init_args: {{batch_size: null}}}}"),
-        r"`batch_size` must be positive; got None",
+        r"`batch_size` must be positive, got None",
     ),
     "null for the model": (config("model: null"), r"model"),
     "class that does not exist": (fit("--model.loss=Hinge"), r"Hinge"),
@@ -213,7 +213,7 @@ MISTAKES = {
     "interval": (fit("--samples.every_n_steps=0"), r"`every_n_steps` must be at least 1, got 0"),
     "no steps": (fit("--trainer.max_steps=0"), r"`max_steps` must be positive, .* got 0"),
     "negative steps": (fit("--trainer.max_steps=-3"), r"`max_steps` must be positive, .* got -3"),
-    "batch of none": (fit("--data.batch_size=0"), r"`batch_size` must be positive; got 0"),
+    "batch of none": (fit("--data.batch_size=0"), r"`batch_size` must be positive, got 0"),
     "no devices": (fit("--trainer.devices=0"), r"devices"),
     "negative rate": (fit("--model.generator_optimizer.lr=-1"), r"learning rate: -1"),
     "rate that is no number": (fit("--model.generator_optimizer.lr=.nan"), r"learning rate: nan"),
