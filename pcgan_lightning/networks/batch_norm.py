@@ -25,6 +25,11 @@ class SynchronizedBatchNorm(_BatchNorm):
 
     waits_for_processes = True
 
+    # Torch lets them be None; they are there where statistics are tracked.
+    num_batches_tracked: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
     def forward(self, input: Tensor) -> Tensor:
         """Normalise; in training every process must take part."""
         if not self.training or not torch.distributed.is_initialized():

@@ -91,7 +91,7 @@ def test_exif_orientation_is_followed():
 
 def test_more_than_eight_bits_are_refused():
     deep = PIL.Image.fromarray(np.full((4, 4), 40_000, dtype=np.uint16))
-    with pytest.raises(ValueError, match=r"argument `source` must hold 8-bit images; got one of .* 'I;16'"):
+    with pytest.raises(ValueError, match=r"argument `source` must hold 8-bit images, got one of .* 'I;16'"):
         open_image(encode(deep))
 
 
@@ -100,7 +100,7 @@ def test_more_than_eight_bits_are_refused():
     [({"bytes": b"no image", "path": "bad.png"}, "bad.png"), (None, "one without a path")],
 )
 def test_unreadable_image_is_named(encoded, named):
-    with pytest.raises(ValueError, match=f"argument `source` must hold readable images; got {named}: "):
+    with pytest.raises(ValueError, match=f"argument `source` must hold readable images, got {named}: "):
         open_image(encoded)
 
 

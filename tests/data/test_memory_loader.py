@@ -62,7 +62,7 @@ def test_the_order_is_that_of_the_host_on_cuda_and_no_batch_waits():
 
 def test_too_few_images_are_refused():
     MemoryLoader(images(12), batch_size=2, discriminator_steps=3, world_size=2)
-    message = r"`batch_size` must let 11 images fill an iteration; got 2 \(times 3 discr.*, times 2 processes\)"
+    message = r"`batch_size` must let 11 images fill an iteration, got 2 \(times 3 discr.*, times 2 processes\)"
     with pytest.raises(ValueError, match=message):
         MemoryLoader(images(11), batch_size=2, discriminator_steps=3, world_size=2)
 

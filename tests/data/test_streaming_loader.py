@@ -103,5 +103,5 @@ def test_close_stops_the_threads_and_keeps_the_place(encoded, loader_of):
 def test_an_empty_stream_is_refused(encoded, loader_of):
     loader = loader_of(encoded)
     loader.stream = loader.stream.take(0)
-    with pytest.raises(ValueError, match=r"argument `stream` must hold at least one image; got none"):
+    with pytest.raises(ValueError, match=r"argument `stream` must hold at least one image, got none"):
         next(iter(loader))
