@@ -14,6 +14,6 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """
     if not path.exists():
         return []
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1].decode()
+    content = path.read_bytes().decode()
+    whole = content[: content.rfind("\n") + 1]
     return [{k: v for k, v in row.items() if v} for row in csv.DictReader(io.StringIO(whole, newline=""))]

@@ -18,6 +18,7 @@ from pcgan_lightning.callbacks.loggers import run_folder
 from pcgan_lightning.callbacks.monitors._steps import StepMonitor, named_gradients
 from pcgan_lightning.optim import AdaDir, AdaNSGDA, adam_oracle, layer_name
 from pcgan_lightning.report import draw_line
+from pcgan_lightning.runs import write_whole
 
 
 class AdaptiveMagnitudeLogger(StepMonitor):
@@ -75,8 +76,7 @@ class AdaptiveMagnitudeLogger(StepMonitor):
         if trainer.is_global_zero and not trainer.fast_dev_run:
             for player in self.series["players"]:
                 path = run_folder(trainer) / "layer_scales" / f"{player}.json"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(self.means(player), indent=2) + "\n")
+                write_whole(path, json.dumps(self.means(player), indent=2) + "\n")
         super().on_train_end(trainer, pl_module)
 
     @override
