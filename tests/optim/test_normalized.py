@@ -23,19 +23,6 @@ TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 SCOPES = pytest.mark.parametrize("scope", BLOCKS)
 
 
-def adam(parameters):
-    return torch.optim.Adam(parameters, lr=0.02, betas=(0.5, 0.99), eps=0.0)
-
-
-def sgd(parameters):
-    return torch.optim.SGD(parameters, lr=0.02)
-
-
-def longer_sgd(parameters):
-    """As a direction it is `sgd`: its length does not matter."""
-    return torch.optim.SGD(parameters, lr=7.0)
-
-
 OPTIMIZERS = {
     "NSGDA": lambda parameters, **options: NSGDA(parameters, lr=0.1, **options),
     "AdaNSGDA": lambda parameters, **options: AdaNSGDA(parameters, lr=0.1, **options),
@@ -159,15 +146,6 @@ def test_ada_nsgda_and_ada_dir(kind, scope, dtype, oracle, betas):
     optimizer = kind(parameters.items(), lr=0.02, betas=betas, eps=1e-3, scope=scope, oracle=oracle)
     expected = by_hand(kind, gradients, scope, 0.02, 1e-3, NumpyOracle(oracle, *betas, 1e-3))
     assert_close(run(optimizer, parameters, gradients), expected, dtype)
-
-
-@SCOPES
-@pytest.mark.parametrize(("kind", "magnitude", "direction"), [(AdaNSGDA, adam, longer_sgd), (AdaDir, sgd, adam)])
-def test_grafts_of_adam_and_sgd_are_ada_nsgda_and_ada_dir(kind, magnitude, direction, scope):
-    own, grafted = make_parameters(), make_parameters()
-    ada = kind(own.items(), lr=0.02, betas=(0.5, 0.99), eps=0.0, scope=scope)
-    graft = Grafted(grafted.items(), magnitude, direction, scope=scope)
-    assert_close(run(graft, grafted, make_gradients(5)), run(ada, own, make_gradients(5)))
 
 
 @pytest.mark.parametrize(
