@@ -174,12 +174,8 @@ def test_length_and_direction_of_a_grafted_update(scope, magnitude):
 @pytest.mark.parametrize("scope", ["layer", "tensor"])
 def test_zero_gradients_make_zero_updates(make, scope):
     parameters = make_parameters(torch.float32)
-    before = values(parameters)
-    found = run(
-        make(parameters.items(), scope=scope, eps=0.0),
-        parameters,
-        [{n: torch.zeros_like(p) for n, p in parameters.items()}] * 2,
-    )
+    before, zeros = values(parameters), {n: torch.zeros_like(p) for n, p in parameters.items()}
+    found = run(make(parameters.items(), scope=scope, eps=0.0), parameters, [zeros] * 2)
     for name, value in before.items():
         np.testing.assert_array_equal(found[name], value)
 
@@ -300,10 +296,5 @@ def test_layer_scales(tmp_path):
         moved = first_update(NSGDA(parameters.items(), lr=0.1, layer_scales=source, **scope), parameters)
         lengths = [norm(moved, names) for names in BLOCKS["layer"]]
         assert lengths == pytest.approx([0.2, 0.07, 0.0], rel=1e-12)
-
-
-def test_frozen_layers_need_no_scale():
-    parameters, gradients = make_parameters(), make_gradients(1)
-    parameters["second.weight"].requires_grad_(False)
-    gradients[0]["second.weight"] = None
-    run(NSGDA(parameters.items(), lr=1.0, layer_scales={"first": 0.3, "": 0.1}), parameters, gradients)
+    parameters["second.weight"].requires_grad_(False)  # frozen layers need none
+    NSGDA(parameters.items(), lr=1.0, layer_scales={"first": 0.3, "": 0.1}).step()
