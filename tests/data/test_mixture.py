@@ -1,4 +1,4 @@
-"""Points of a mixture: their distribution, the slices of processes, resuming."""
+"""Points of a mixture: their distribution, and what is refused."""
 
 import math
 
@@ -35,18 +35,6 @@ def test_modes_take_turns_where_a_batch_does_not_hold_all():
     points = torch.cat(batches(8, batch_size=3))
     nearest = (points[:, None] - ring_of_modes()).norm(dim=2).argmin(1)
     assert nearest.tolist() == [n % 8 for n in range(24)]
-
-
-def test_the_data_module_knows_its_place():
-    """By itself, for Lightning gives a loader its state back only where a run stopped inside an epoch."""
-    data, other = (MixtureOfGaussians(batch_size=4, iterations_per_epoch=3, seed=seed) for seed in (4, 5))
-    data.setup("fit")
-    other.setup("fit")
-    first = list(data.train_dataloader())
-    other.load_state_dict(data.state_dict())
-    second = list(other.train_dataloader())
-    assert torch.equal(torch.cat(second), torch.cat(list(data.train_dataloader())))
-    assert not torch.isin(torch.cat(first), torch.cat(second)).any()
 
 
 def test_settings_arrive():

@@ -137,30 +137,38 @@ def odd_sources(parquet_folder, tmp_path):
     return tmp_path
 
 
-@STREAMING
+# Every second one as a stream: in memory and streamed, it is the same look at the first image.
 @pytest.mark.parametrize(
     ("source", "settings", "message"),
     [
         ("parquet", {"image_column": "x"}, rf"{COLUMN} 'x', where the columns are \['img', 'label'\]"),
-        ("parquet", {"channels": 1}, r"`channels` must be 3, .* image of '.*' \(split 'train'\)[,;] got 1"),
+        (
+            "parquet",
+            {"streaming": True, "channels": 1},
+            r"`channels` must be 3, .* image of '.*' \(split 'train'\)[,;] got 1",
+        ),
         ("parquet", {"split": "x"}, f"{OPENS} '.*', split 'x', .* ValueError: "),
-        ("parquet", {"name": "small"}, "`name` must be None for the local source '.*'[,;] got 'small'"),
+        (
+            "parquet",
+            {"streaming": True, "name": "small"},
+            "`name` must be None for the local source '.*'[,;] got 'small'",
+        ),
         ("text.parquet", {}, rf"{COLUMN} None, where .* \['text'\] and those of type Image are \[\]$"),
-        ("none.parquet", {}, r"`source` must .*none\.parquet"),
+        ("none.parquet", {"streaming": True}, r"`source` must .*none\.parquet"),
         ("grey", {}, "`channels` must be 1, as in the first image of .*[,;] got 3"),
-        ("empty", {}, f"{OPENS} '.*', split 'train'"),
+        ("empty", {"streaming": True}, f"{OPENS} '.*', split 'train'"),
         ("image.png", {}, f"{MISSING} '.*image.png'"),
-        ("./nowhere", {}, f"{MISSING} './nowhere'"),
+        ("./nowhere", {"streaming": True}, f"{MISSING} './nowhere'"),
         ("/nowhere/at/all", {}, f"{MISSING} '/nowhere/at/all'"),
-        ("~/nowhere", {}, f"{MISSING} '~/nowhere'"),
+        ("~/nowhere", {"streaming": True}, f"{MISSING} '~/nowhere'"),
         ("nowhere.parquet", {}, f"{MISSING} 'nowhere.parquet'"),
-        ("no/body", {}, f"{OPENS} 'no/body'"),
+        ("no/body", {"streaming": True}, f"{OPENS} 'no/body'"),
     ],
 )
-def test_source_and_settings_that_disagree(odd_sources, streaming, source, settings, message):
+def test_source_and_settings_that_disagree(odd_sources, source, settings, message):
     known = source[0] not in "./~" and (odd_sources / source).exists()
     with pytest.raises(ValueError, match=f"^argument {message}") as caught:
-        ImageDataModule(str(odd_sources / source) if known else source, streaming=streaming, **settings).setup("fit")
+        ImageDataModule(str(odd_sources / source) if known else source, **settings).setup("fit")
     assert "\n" not in str(caught.value)
 
 
