@@ -32,7 +32,7 @@ def test_tables_of_results_settings_and_environment(tmp_path):
     runs = [
         make_run(tmp_path / "a_sn", config=sn, evaluations=scored[:1]),
         make_run(tmp_path / "b_fpc", rows=spectrum_rows((2.0, 1.5, 1.0)), config=fpc, evaluations=scored[1:]),
-        make_run(tmp_path / "third", rows=speeds, environment=environment),
+        make_run(tmp_path / "third", rows=[*spectrum_rows(), *speeds], environment=environment),
     ]
     page = page_of(runs, tmp_path / "report.html")
     assert page.rows["results"][:3] == [
