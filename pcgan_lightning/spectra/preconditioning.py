@@ -55,6 +55,7 @@ def precondition(
 
     Example:
         >>> from torch import nn
+        >>> from pcgan_lightning.spectra import preconditioners
         >>> net = precondition(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 1)), degree=7)
         >>> [p.polynomial.degree for p in preconditioners(net).values()]
         [7, 1]
