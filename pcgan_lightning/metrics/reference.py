@@ -4,7 +4,6 @@ import hashlib
 import logging
 import os
 import tempfile
-import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Optional, Union
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from pcgan_lightning.data import RealImages
 from pcgan_lightning.metrics.features import Features
+from pcgan_lightning.runs import write_whole
 
 log = logging.getLogger("lightning.pytorch")
 CHECKSUM_BYTES = 32
@@ -127,13 +127,4 @@ def _read(path: Path, key: str) -> Optional[Reference]:
 def _write(reference: Reference, path: Path, key: str) -> None:
     """Write the checksum and then the statistics in safetensors' format."""
     content = save(asdict(reference))
-    # Several processes may write the same entry, and any may be interrupted.
-    draft = path.with_name(f"{uuid.uuid4().hex}.draft")
-    try:
-        with draft.open("wb") as file:
-            file.write(_checksum(key, content) + content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_whole(path, _checksum(key, content) + content)

@@ -66,11 +66,11 @@ class Preconditioner(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """Return g(SN(weight)), of the shape and dtype of `weight`; the same one inside of ``shared_weights``."""
         kept = kept_weights()
-        if kept is None or (origin := origin_of((self.polynomial,), (weight, self.u, self.v))) is None:
+        if kept is None or (origin := origin_of((self.polynomial, id(weight)), (weight, self.u, self.v))) is None:
             return self._compute(weight)
         found = kept.get(id(self))
         if found is None or found.origin != origin:
-            alive = tuple(t.detach() for t in (weight, self.u, self.v))
+            alive = weight, *(t.detach() for t in (weight, self.u, self.v))
             found = kept[id(self)] = Kept(origin, alive, self._compute(weight))
         return found.weight
 

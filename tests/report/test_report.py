@@ -271,3 +271,20 @@ def test_figures_hold_what_was_measured():
     assert before.get_ydata().tolist() == [9, 8, 7]
     assert (before.is_dashed(), after.is_dashed(), after.get_label()) == (True, False, "first")
     assert axis.get_ylim()[1] > 9
+
+
+OWN_FILES = ["config.yaml", "environment.json", "metrics.csv", "samples/iteration_0000005.png", "evaluations/0.json"]
+
+
+@pytest.mark.parametrize("name", [*OWN_FILES, "samples", "evaluations"])
+def test_links_are_not_followed_out_of_a_run(tmp_path, name):
+    run = make_run(tmp_path / "run", config={}, environment={}, evaluations=[{}], grids=[5])
+    inside, outside = run / "elsewhere", tmp_path / "secret"
+    (run / name).rename(inside)
+    (run / name).symlink_to(inside)
+    assert len(read_runs([run])) == 1
+    inside.rename(outside)
+    (run / name).unlink()
+    (run / name).symlink_to(outside)
+    with pytest.raises(ValueError, match=f"argument `runs` must hold files of their own, got .*{name}.*, a link to .*"):
+        read_runs([run])

@@ -137,6 +137,16 @@ def test_a_weight_computed_without_a_graph_does_not_serve_one():
         assert not layer.weight.requires_grad
 
 
+def test_the_graph_leads_to_the_present_parameter():
+    """Even where another has the same memory."""
+    layer = network()[0]
+    with shared_weights():
+        _ = layer.weight
+        layer.parametrizations.weight.original = nn.Parameter(original_weight(layer).data)
+        layer.weight.sum().backward()
+    assert original_weight(layer).grad is not None
+
+
 def test_nothing_is_shared_beyond_the_outermost_block():
     layer = network()[0]
     with shared_weights():
