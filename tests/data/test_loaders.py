@@ -77,7 +77,7 @@ def test_the_seed_fixes_the_order(make):
 def test_processes_together_see_what_one_sees(make, processes):
     """In each of the updates whose images a batch holds."""
     alone = make(batch_size=2 * processes, discriminator_steps=2)
-    parts = [make(2, discriminator_steps=2, rank=rank, world_size=processes) for rank in range(processes)]
+    parts = [make(batch_size=2, discriminator_steps=2, rank=rank, world_size=processes) for rank in range(processes)]
     assert {len(loader) for loader in parts} == {len(alone)}
     for whole, *own in islice(zip(alone, *parts, strict=True), 4):
         for update, *pieces in zip(whole.chunk(2), *(part.chunk(2) for part in own), strict=True):
