@@ -124,18 +124,18 @@ def test_the_seed_is_torchs_and_that_of_the_first_process(data_module, parquet_f
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"image_size": 0}, "`image_size` must be positive[,;] got 0"),
-        ({"batch_size": -1}, "`batch_size` must be positive[,;] got -1"),
-        ({"shuffle_buffer": 0}, "`shuffle_buffer` must be positive[,;] got 0"),
-        ({"memory_limit_gb": 0.0}, r"`memory_limit_gb` must be positive[,;] got 0\.0"),
-        ({"iterations_per_epoch": 0}, "`iterations_per_epoch` must be positive[,;] got 0"),
-        ({"decode_workers": 0}, "`decode_workers` must be positive[,;] got 0"),
-        ({"max_images": 0}, "`max_images` must be positive[,;] got 0"),
-        ({"channels": 2}, "`channels` must be 1, 3 or None[,;] got 2"),
-        ({"seed": -1}, "`seed` must not be negative[,;] got -1"),
-        ({"name": "x"}, r"`name` must be in \[None\] for 'digits'[,;] got 'x'"),
-        ({"split": "all"}, r"`split` must be in \['train'\] for 'digits'[,;] got 'all'"),
-        ({"validation_split": "x"}, r"`validation_split` must be in \[None, 'test'\] for 'digits'[,;] got 'x'"),
+        ({"image_size": 0}, "`image_size` must be positive, got 0"),
+        ({"batch_size": -1}, "`batch_size` must be positive, got -1"),
+        ({"shuffle_buffer": 0}, "`shuffle_buffer` must be positive, got 0"),
+        ({"memory_limit_gb": 0.0}, r"`memory_limit_gb` must be positive, got 0\.0"),
+        ({"iterations_per_epoch": 0}, "`iterations_per_epoch` must be positive, got 0"),
+        ({"decode_workers": 0}, "`decode_workers` must be positive, got 0"),
+        ({"max_images": 0}, "`max_images` must be positive, got 0"),
+        ({"channels": 2}, "`channels` must be 1, 3 or None, got 2"),
+        ({"seed": -1}, "`seed` must not be negative, got -1"),
+        ({"name": "x"}, r"`name` must be in \[None\] for 'digits', got 'x'"),
+        ({"split": "all"}, r"`split` must be in \['train'\] for 'digits', got 'all'"),
+        ({"validation_split": "x"}, r"`validation_split` must be in \[None, 'test'\] for 'digits', got 'x'"),
     ],
 )
 def test_wrong_settings(settings, message):
@@ -150,7 +150,7 @@ def test_wrong_settings(settings, message):
         (
             250,
             {"lightning_module": SimpleNamespace(discriminator_steps=4)},
-            "`batch_size` must let 250 images fill an iteration[,;] got 64",
+            "`batch_size` must let 250 images fill an iteration, got 64",
         ),
     ],
 )
@@ -161,5 +161,5 @@ def test_trainers_that_do_not_fit(max_images, trainer, message):
 
 @pytest.mark.parametrize("stage", ["validate", "test", "predict"])
 def test_nothing_to_evaluate_on(stage):
-    with pytest.raises(ValueError, match=f"`validation_split` must name a split to {stage} on, such as 'test'[,;] got"):
+    with pytest.raises(ValueError, match=f"`validation_split` must name a split to {stage} on, such as 'test', got"):
         ImageDataModule().setup(stage)
