@@ -6,7 +6,9 @@ from pcgan_lightning.callbacks.checkpoint import RunCheckpoint
 from pcgan_lightning.callbacks.collapse import CollapseMonitor
 from pcgan_lightning.callbacks.guard import NonFiniteError, NonFiniteGuard
 from pcgan_lightning.callbacks.jacobian import JacobianSpectrumLogger
+from pcgan_lightning.callbacks.learning_speed import LearningSpeedLogger
 from pcgan_lightning.callbacks.magnitudes import AdaptiveMagnitudeLogger
+from pcgan_lightning.callbacks.mode_coverage import ModeCoverageLogger
 from pcgan_lightning.callbacks.modes import ModeLogger
 from pcgan_lightning.callbacks.preconditioning import (
     AdaptivePreconditioning,
@@ -28,6 +30,8 @@ __all__ = [
     "FixedPreconditioning",
     "GANProgressBar",
     "JacobianSpectrumLogger",
+    "LearningSpeedLogger",
+    "ModeCoverageLogger",
     "ModeLogger",
     "NonFiniteError",
     "NonFiniteGuard",

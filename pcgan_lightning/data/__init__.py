@@ -5,6 +5,7 @@ from pcgan_lightning.data.labelled import LabelledImageDataModule
 from pcgan_lightning.data.loaders import MemoryLoader, SequentialLoader
 from pcgan_lightning.data.mixture import MixtureLoader, MixtureOfGaussians
 from pcgan_lightning.data.real_images import RealImages
+from pcgan_lightning.data.stacked_digits import StackedDigits, StackedDigitsLoader
 from pcgan_lightning.data.streaming import StreamingLoader
 
 __all__ = [
@@ -15,5 +16,7 @@ __all__ = [
     "MixtureOfGaussians",
     "RealImages",
     "SequentialLoader",
+    "StackedDigits",
+    "StackedDigitsLoader",
     "StreamingLoader",
 ]
