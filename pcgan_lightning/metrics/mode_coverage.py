@@ -120,8 +120,8 @@ class ModeCoverage(Metric):
         accuracy = getattr(self.classifier, "accuracy", None)
         known = "" if accuracy is None else f" with {100 * accuracy:.1f}% test accuracy"
         return (
-            f"{self.modes:,} modes told by {type(self.classifier).__name__}{known} in {count:,} samples; as many "
-            f"perfect ones would have KL {expected_kl(self.modes, count):.4f}; sure from probability {self.confidence:g}."
+            f"{self.modes:,} modes told by {type(self.classifier).__name__}{known} in {count:,} samples, sure from "
+            f"probability {self.confidence:g}; as many perfect ones would have KL {expected_kl(self.modes, count):.4f}."
         )
 
     @torch.no_grad()
