@@ -20,7 +20,7 @@ from results_file import save_result
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
-from pcgan_lightning.callbacks.spectrum import measure_layers
+from pcgan_lightning.callbacks.monitors.spectrum import measure_layers
 from pcgan_lightning.losses import HingeLoss
 from pcgan_lightning.networks import ResNetDiscriminator, ResNetGenerator
 from pcgan_lightning.spectra import precondition
@@ -88,7 +88,7 @@ def seconds(function: Callable[[], object], device: str) -> float:
 
 def logging_seconds(discriminator: nn.Module, repeats: int, device: str) -> float:
     """Return the median time of one full measurement as SpectrumLogger does it, written to a CSV file."""
-    from pcgan_lightning.run_logger import RunCSVLogger
+    from pcgan_lightning.runs import RunCSVLogger
 
     with tempfile.TemporaryDirectory() as folder:
         logger = RunCSVLogger(folder)

@@ -17,7 +17,7 @@ from results_file import save_result
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from pcgan_lightning.images import to_uint8
+from pcgan_lightning.data import to_uint8
 from pcgan_lightning.metrics import ClassifierFeatures, Features, GenerativeScores, InceptionFeatures, score_generator
 from pcgan_lightning.metrics.reference import statistics
 from pcgan_lightning.networks import ResNetGenerator

@@ -14,18 +14,17 @@ import pcgan_lightning
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(m.name for m in pkgutil.walk_packages(pcgan_lightning.__path__, "pcgan_lightning."))
-# Lower floors first; a module may import from its own floor's folder and from lower floors.
+# Lower floors first; a module may import from its own room and from lower floors.
 FLOORS = [
-    {"images", "evaluation_mode"},
+    {"arguments", "evaluation_mode"},
     {"spectra", "losses", "optim", "games"},
     {"networks"},
-    {"data"},
-    {"metrics"},
-    {"checkpoints", "trust"},
-    {"modules", "callbacks"},
-    {"runs", "run_logger", "generate", "evaluate", "report", "cli"},
+    {"data", "runs"},
+    {"modules", "metrics", "report"},
+    {"callbacks"},
+    {"cli"},
 ]
-MATHEMATICS = ["spectra", "losses", "optim", "games", "networks", "images", "evaluation_mode"]
+MATHEMATICS = ["spectra", "losses", "optim", "games", "networks"]
 
 
 def floor(module: str) -> int:
@@ -33,19 +32,26 @@ def floor(module: str) -> int:
     return next(i for i, parts in enumerate(FLOORS) if part in parts)
 
 
+def imported_names(module: str) -> list[tuple[str, str]]:
+    """Every (module, name) of the package that a module imports."""
+    tree = ast.parse(Path(importlib.util.find_spec(module).origin).read_text())
+    found = [(n.module or "", a.name) for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names]
+    found += [(a.name, "") for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
+    return [(name, what) for name, what in found if name.startswith("pcgan_lightning.")]
+
+
 @pytest.mark.parametrize("module", MODULES)
-def test_imports_only_go_down(module):
-    source = Path(importlib.util.find_spec(module).origin).read_text()
-    for node in ast.walk(ast.parse(source)):
-        names = (
-            [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in getattr(node, "names", [])]
-        )
-        for name in names if isinstance(node, (ast.Import, ast.ImportFrom)) else []:
-            if name.startswith("pcgan_lightning."):
-                same_room = name.split(".")[1] == module.split(".")[1]
-                lower = floor(name) < floor(module)
-                command = floor(name) == floor(module) == len(FLOORS) - 1
-                assert same_room or lower or command, f"{module} imports {name}"
+def test_imports_only_go_down_and_through_the_door(module):
+    room = module.split(".")[1]
+    for name, what in imported_names(module):
+        other = name.split(".")[1]
+        if other != room:
+            assert floor(name) < floor(module), f"{module} imports {name}"
+            assert name.count(".") == 1, f"{module} reaches past the __init__ of {name}"
+        hidden = next((part for part in (*name.split(".")[2:], what) if part.startswith("_")), None)
+        if hidden:  # a private name stays in its folder, or below it
+            folder = name[: name.index(f".{hidden}")] if f".{hidden}" in name else name.rpartition(".")[0]
+            assert module.startswith(folder), f"{module} imports the private {name}.{what}"
 
 
 def test_mathematics_needs_no_lightning():

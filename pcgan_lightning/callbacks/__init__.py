@@ -1,25 +1,31 @@
 """Lightning callbacks: preconditioning and its monitors, for any LightningModule."""
 
-from pcgan_lightning.callbacks.acceleration import Acceleration
-from pcgan_lightning.callbacks.balance import BalanceLogger
-from pcgan_lightning.callbacks.checkpoint import RunCheckpoint
-from pcgan_lightning.callbacks.collapse import CollapseMonitor
-from pcgan_lightning.callbacks.guard import NonFiniteError, NonFiniteGuard
-from pcgan_lightning.callbacks.jacobian import JacobianSpectrumLogger
-from pcgan_lightning.callbacks.learning_speed import LearningSpeedLogger
-from pcgan_lightning.callbacks.magnitudes import AdaptiveMagnitudeLogger
-from pcgan_lightning.callbacks.mode_coverage import ModeCoverageLogger
-from pcgan_lightning.callbacks.modes import ModeLogger
+from pcgan_lightning.callbacks.monitors import (
+    AdaptiveMagnitudeLogger,
+    BalanceLogger,
+    CollapseMonitor,
+    JacobianSpectrumLogger,
+    LearningSpeedLogger,
+    ModeCoverageLogger,
+    ModeLogger,
+    SampleGridLogger,
+    ScoreLogger,
+    SpectrumLogger,
+)
 from pcgan_lightning.callbacks.preconditioning import (
     AdaptivePreconditioning,
     FixedPreconditioning,
     Preconditioning,
 )
-from pcgan_lightning.callbacks.progress import GANProgressBar
-from pcgan_lightning.callbacks.samples import SampleGridLogger
-from pcgan_lightning.callbacks.scores import ScoreLogger
-from pcgan_lightning.callbacks.spectrum import SpectrumLogger
-from pcgan_lightning.callbacks.stop import StopOnSignal
+from pcgan_lightning.callbacks.running import (
+    Acceleration,
+    GANProgressBar,
+    NonFiniteError,
+    NonFiniteGuard,
+    RunCheckpoint,
+    RunRecord,
+    StopOnSignal,
+)
 
 __all__ = [
     "Acceleration",
@@ -37,6 +43,7 @@ __all__ = [
     "NonFiniteGuard",
     "Preconditioning",
     "RunCheckpoint",
+    "RunRecord",
     "SampleGridLogger",
     "ScoreLogger",
     "SpectrumLogger",

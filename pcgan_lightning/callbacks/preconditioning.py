@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from pcgan_lightning.callbacks._loggers import log_scalars
-from pcgan_lightning.callbacks._targets import Target, check_interval, completed_iterations, resolve_target, target_name
+from pcgan_lightning.callbacks.loggers import log_scalars
+from pcgan_lightning.callbacks.targets import Target, check_interval, completed_iterations, resolve_target, target_name
 from pcgan_lightning.spectra import (
     Polynomial,
     chosen_layers,

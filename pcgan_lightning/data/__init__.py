@@ -4,7 +4,8 @@ from pcgan_lightning.data.image_data_module import ImageDataModule
 from pcgan_lightning.data.labelled import LabelledImageDataModule
 from pcgan_lightning.data.loaders import MemoryLoader, SequentialLoader
 from pcgan_lightning.data.mixture import MixtureLoader, MixtureOfGaussians
-from pcgan_lightning.data.real_images import RealImages
+from pcgan_lightning.data.pictures import draw_samples, image_grid, to_pillow, to_uint8
+from pcgan_lightning.data.real_images import RealImages, digest_pixels
 from pcgan_lightning.data.stacked_digits import StackedDigits, StackedDigitsLoader
 from pcgan_lightning.data.streaming import StreamingLoader
 
@@ -19,4 +20,9 @@ __all__ = [
     "StackedDigits",
     "StackedDigitsLoader",
     "StreamingLoader",
+    "digest_pixels",
+    "draw_samples",
+    "image_grid",
+    "to_pillow",
+    "to_uint8",
 ]

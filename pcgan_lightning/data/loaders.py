@@ -27,7 +27,12 @@ class TrainLoader:
         rank: Number of this process.
         world_size: Number of processes.
         seed: Not negative; the same in every process.
+
+    Attributes:
+        equal_batches: Every process gets as many images as the others, so that nobody has to ask them.
     """
+
+    equal_batches = True
 
     def __init__(
         self, batch_size: int, discriminator_steps: int = 1, rank: int = 0, world_size: int = 1, seed: int = 0

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
+from pcgan_lightning.arguments import import_path
 from pcgan_lightning.networks import ImageClassifier
 
 SHIPPED_CLASSIFIER = Path(__file__).with_name("cifar10_classifier.safetensors")
@@ -64,7 +65,7 @@ class Features(nn.Module):
 
     def fingerprint(self) -> str:
         """Return a digest that changes with the network and its weights."""
-        digest = hashlib.blake2b(f"{type(self).__module__}.{type(self).__qualname__}\n{self}".encode(), digest_size=16)
+        digest = hashlib.blake2b(f"{import_path(type(self))}\n{self}".encode(), digest_size=16)
         # Buffers that are not saved count as well.
         for name, value in [*self.named_parameters(), *self.named_buffers()]:
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

@@ -8,8 +8,6 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
-from pcgan_lightning.data.loaders import TrainLoader
-
 
 @dataclass(frozen=True)
 class Share:
@@ -47,7 +45,7 @@ def shares_of(trainer: "pl.Trainer", batch_size: int, parts: int = 1) -> list[Sh
     world, rank = trainer.world_size, trainer.global_rank
     sizes = [batch_size] * world
     # Our own loaders give every process as many; others are asked, for the last batches may be uneven.
-    if world > 1 and not isinstance(trainer.train_dataloader, TrainLoader):
+    if world > 1 and not getattr(trainer.train_dataloader, "equal_batches", False):
         own = torch.tensor([batch_size], device=trainer.strategy.root_device)
         found = [torch.empty_like(own) for _ in sizes]
         torch.distributed.all_gather(found, own)

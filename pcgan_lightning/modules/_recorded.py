@@ -12,8 +12,8 @@ from lightning.pytorch.core.saving import load_hparams_from_yaml
 from torch import Tensor
 from typing_extensions import Self
 
-from pcgan_lightning.checkpoints import read_checkpoint
-from pcgan_lightning.trust import HYPER_PARAMETERS, check_hyper_parameters
+from pcgan_lightning.arguments import import_path
+from pcgan_lightning.runs import HYPER_PARAMETERS, check_hyper_parameters, read_checkpoint
 
 _REMEDY = "; a run is continued with the config.yaml of its folder"
 
@@ -37,7 +37,7 @@ class RecordedModule(pl.LightningModule):
             {
                 **arguments,
                 **described,
-                "_class_path": _import_path(self),
+                "_class_path": import_path(type(self)),
                 "_instantiator": "lightning.pytorch.cli.instantiate_module",
             }
         )
@@ -97,8 +97,4 @@ def check_same_architecture(own: Mapping[str, Any], saved: Mapping[str, Any]) ->
 
 
 def _describe(value: object) -> dict[str, Any]:
-    return {"class_path": _import_path(value), "init_args": copy.deepcopy(value.init_args)}
-
-
-def _import_path(value: object) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"
+    return {"class_path": import_path(type(value)), "init_args": copy.deepcopy(value.init_args)}

@@ -17,7 +17,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 
-from pcgan_lightning.checkpoints import AtomicCheckpointIO
 from pcgan_lightning.evaluation_mode import evaluation_mode
 from pcgan_lightning.losses import AdversarialLoss, HingeLoss
 from pcgan_lightning.modules._processes import Share, check_strategy, mean_over_processes, shares_of
@@ -25,6 +24,7 @@ from pcgan_lightning.modules._randomness import RandomStreams
 from pcgan_lightning.modules._recorded import RecordedModule, check_same_architecture
 from pcgan_lightning.networks import ResNetDiscriminator, ResNetGenerator, SynchronizedBatchNorm
 from pcgan_lightning.optim import LinearDecay
+from pcgan_lightning.runs import AtomicCheckpointIO
 from pcgan_lightning.spectra import match_preconditioning, original_parameters, power_iteration, preconditioners
 
 EVALUATED = ("loss/discriminator", "loss/generator", "score/real", "score/fake")

@@ -12,14 +12,13 @@ import torch
 from foreign_modules import BOTH_NAMES, image_loader, make_two_player_gan
 from lightning.pytorch.callbacks import Callback
 
-from pcgan_lightning.callbacks import AdaptivePreconditioning, RunCheckpoint, SpectrumLogger
-from pcgan_lightning.checkpoints import AtomicCheckpointIO
+from pcgan_lightning.callbacks import AdaptivePreconditioning, RunCheckpoint, RunRecord, SpectrumLogger
 from pcgan_lightning.data import ImageDataModule
 from pcgan_lightning.modules import GAN
 from pcgan_lightning.networks import CNNDiscriminator, CNNGenerator
 from pcgan_lightning.optim import LinearDecay
-from pcgan_lightning.run_logger import RunCSVLogger, read_rows
-from pcgan_lightning.runs import RunRecord
+from pcgan_lightning.runs.checkpoints import AtomicCheckpointIO
+from pcgan_lightning.runs.metrics_csv import RunCSVLogger, read_rows
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
 

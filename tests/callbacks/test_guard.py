@@ -17,7 +17,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ExponentialLR
 
 from pcgan_lightning.callbacks import AdaptivePreconditioning, FixedPreconditioning, NonFiniteError, NonFiniteGuard
-from pcgan_lightning.callbacks.guard import extremes
+from pcgan_lightning.callbacks.running.guard import extremes
 from pcgan_lightning.data import ImageDataModule
 from pcgan_lightning.modules import GAN
 from pcgan_lightning.networks import CNNDiscriminator, CNNGenerator

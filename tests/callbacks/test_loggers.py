@@ -21,7 +21,7 @@ from pcgan_lightning.callbacks import (
     SampleGridLogger,
     SpectrumLogger,
 )
-from pcgan_lightning.callbacks.spectrum import summarize_conditions
+from pcgan_lightning.callbacks.monitors.spectrum import summarize_conditions
 from pcgan_lightning.data import ImageDataModule
 from pcgan_lightning.modules import GAN
 from pcgan_lightning.networks import CNNDiscriminator, CNNGenerator

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
 from pcgan_lightning.callbacks import FixedPreconditioning, ModeLogger, SampleGridLogger, SpectrumLogger
-from pcgan_lightning.callbacks.samples import draw_samples
+from pcgan_lightning.callbacks.monitors.samples import draw_samples
 from pcgan_lightning.data import ImageDataModule, MixtureOfGaussians
 from pcgan_lightning.games import mode_coverage, ring_of_modes
 from pcgan_lightning.modules import GAN

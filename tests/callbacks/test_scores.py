@@ -14,8 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, TensorDataset
 
 from pcgan_lightning.callbacks import GANProgressBar, ScoreLogger
-from pcgan_lightning.data import ImageDataModule
-from pcgan_lightning.images import to_uint8
+from pcgan_lightning.data import ImageDataModule, to_uint8
 from pcgan_lightning.metrics import (
     ClassifierFeatures,
     GenerativeScores,

@@ -12,7 +12,7 @@ import yaml
 from command import ROOT, one_error, pcgan, quickstart
 from PIL import Image
 
-from pcgan_lightning.cli import PCGANCLI
+from pcgan_lightning.cli.fit import PCGANCLI
 
 CONFIGS = sorted((ROOT / "configs" / "pcgan").glob("*.yaml"))
 NSGDA_CONFIGS = sorted((ROOT / "configs" / "nsgda").glob("*.yaml"))

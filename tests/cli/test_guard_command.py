@@ -9,7 +9,7 @@ import yaml
 from command import pcgan
 
 from pcgan_lightning.callbacks import CollapseMonitor, NonFiniteGuard
-from pcgan_lightning.cli import PCGANCLI
+from pcgan_lightning.cli.fit import PCGANCLI
 from pcgan_lightning.modules import GAN
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"

@@ -16,8 +16,8 @@ import yaml
 from command import pcgan
 from lightning.pytorch.callbacks import Callback
 
-from pcgan_lightning.run_logger import read_rows
-from pcgan_lightning.runs import check_writable, last_checkpoint
+from pcgan_lightning.runs.folder import check_writable, last_checkpoint
+from pcgan_lightning.runs.metrics_csv import read_rows
 
 ROOT = Path(__file__).parents[2]
 TINY = (

@@ -15,9 +15,8 @@ from command import pcgan
 from PIL import Image
 from safetensors import safe_open
 
-from pcgan_lightning.data import ImageDataModule
-from pcgan_lightning.generate import load_gan
-from pcgan_lightning.images import to_uint8
+from pcgan_lightning.cli.generate import load_gan
+from pcgan_lightning.data import ImageDataModule, to_uint8
 from pcgan_lightning.metrics import ClassifierFeatures, GenerativeScores, reference_statistics, score_generator
 
 ROOT = Path(__file__).parents[2]

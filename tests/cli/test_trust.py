@@ -14,9 +14,9 @@ import yaml
 from command import pcgan, quickstart
 
 from pcgan_lightning import GAN
-from pcgan_lightning.checkpoints import read_checkpoint
-from pcgan_lightning.cli import _check_checkpoint
-from pcgan_lightning.generate import load_gan
+from pcgan_lightning.cli.fit import _check_checkpoint
+from pcgan_lightning.cli.generate import load_gan
+from pcgan_lightning.runs.checkpoints import read_checkpoint
 
 # What an attacker finds installed: a function and a class that run a command when they are called, in no list of
 # Python's own dangerous names.

@@ -10,9 +10,9 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
 
 from pcgan_lightning.callbacks import AdaptivePreconditioning, FixedPreconditioning
+from pcgan_lightning.cli.generate import load_gan
 from pcgan_lightning.data import ImageDataModule
 from pcgan_lightning.games import JARE, ConOpt, SimGD
-from pcgan_lightning.generate import load_gan
 from pcgan_lightning.losses import HingeLoss, NonSaturatingLoss, SaturatingLoss
 from pcgan_lightning.modules import SimultaneousGAN
 from pcgan_lightning.networks import CNNDiscriminator, CNNGenerator

@@ -12,10 +12,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from pcgan_lightning.callbacks._figures import jacobian_figure
-from pcgan_lightning.callbacks._loggers import log_picture, log_scalars
-from pcgan_lightning.callbacks._steps import players_of
-from pcgan_lightning.callbacks._targets import Target, check_interval, completed_iterations
+from pcgan_lightning.callbacks.loggers import log_picture, log_scalars
+from pcgan_lightning.callbacks.monitors._figures import jacobian_figure
+from pcgan_lightning.callbacks.monitors._steps import players_of
+from pcgan_lightning.callbacks.targets import Target, check_interval, completed_iterations
 from pcgan_lightning.games import (
     EigenvaluesNotConverged,
     Game,

@@ -8,8 +8,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from pcgan_lightning.callbacks._loggers import log_scalars
-from pcgan_lightning.callbacks._targets import check_interval, completed_iterations
+from pcgan_lightning.callbacks.loggers import log_scalars
+from pcgan_lightning.callbacks.targets import check_interval, completed_iterations
 from pcgan_lightning.games import ModeCoverage, mode_coverage
 
 

@@ -6,8 +6,8 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from pcgan_lightning.callbacks._loggers import log_scalars
-from pcgan_lightning.callbacks._targets import check_interval, completed_iterations
+from pcgan_lightning.callbacks.loggers import log_scalars
+from pcgan_lightning.callbacks.targets import check_interval, completed_iterations
 from pcgan_lightning.metrics import ModeCoverage, score_generator
 
 

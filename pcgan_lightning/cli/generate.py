@@ -7,11 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pcgan_lightning.callbacks.samples import draw_samples
-from pcgan_lightning.checkpoints import read_checkpoint
-from pcgan_lightning.images import to_pillow, to_uint8
+from pcgan_lightning.data import draw_samples, to_pillow, to_uint8
 from pcgan_lightning.modules import TwoPlayerModule
-from pcgan_lightning.trust import check_hyper_parameters
+from pcgan_lightning.runs import check_hyper_parameters, read_checkpoint
 
 
 def generate(

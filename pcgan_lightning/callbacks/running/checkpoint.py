@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from pcgan_lightning.callbacks._endings import begin_next_epoch, run_ends, validation_follows
+from pcgan_lightning.callbacks.running._endings import begin_next_epoch, run_ends, validation_follows
 
 
 class RunCheckpoint(ModelCheckpoint):

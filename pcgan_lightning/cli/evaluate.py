@@ -11,14 +11,12 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from pcgan_lightning.callbacks.scores import save_scores
-from pcgan_lightning.data import ImageDataModule
-from pcgan_lightning.generate import load_gan
-from pcgan_lightning.images import to_uint8
+from pcgan_lightning.callbacks.monitors.scores import save_scores
+from pcgan_lightning.cli.generate import load_gan
+from pcgan_lightning.data import ImageDataModule, to_uint8
 from pcgan_lightning.metrics import Features, GenerativeScores, InceptionFeatures, reference_statistics, score_generator
 from pcgan_lightning.metrics.scores import Score
-from pcgan_lightning.runs import CONFIG_FILE, unused_path
-from pcgan_lightning.trust import check_classes
+from pcgan_lightning.runs import CONFIG_FILE, check_classes, unused_path
 
 
 def evaluate(

@@ -9,9 +9,9 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from pcgan_lightning.callbacks._loggers import log_scalars
-from pcgan_lightning.callbacks._steps import optimizer_of
-from pcgan_lightning.callbacks._targets import check_interval, completed_iterations
+from pcgan_lightning.callbacks.loggers import log_scalars
+from pcgan_lightning.callbacks.monitors._steps import optimizer_of
+from pcgan_lightning.callbacks.targets import check_interval, completed_iterations
 
 
 class LearningSpeedLogger(Callback):

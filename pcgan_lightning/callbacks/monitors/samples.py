@@ -1,16 +1,13 @@
 """Grids of generated images, or pictures of generated points, over training."""
 
-from typing import Any, Optional
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
-from PIL import Image
-from torch import Tensor
 
-from pcgan_lightning.callbacks._figures import point_figure
-from pcgan_lightning.callbacks._loggers import log_picture
-from pcgan_lightning.callbacks._targets import check_interval, completed_iterations
-from pcgan_lightning.images import image_grid
+from pcgan_lightning.callbacks.loggers import log_picture
+from pcgan_lightning.callbacks.targets import check_interval, completed_iterations
+from pcgan_lightning.data import draw_samples
 
 
 class SampleGridLogger(Callback):
@@ -69,8 +66,3 @@ class SampleGridLogger(Callback):
         images = pl_module.sample_images(pl_module.fixed_latents(self.count))
         picture = draw_samples(images, getattr(trainer.datamodule, "centers", None))
         log_picture(trainer, "samples", f"samples/iteration_{self._last:07d}.png", picture)
-
-
-def draw_samples(samples: Tensor, modes: Optional[Tensor] = None) -> Image.Image:
-    """Return images ``[N, C, H, W]`` in [-1, 1] as a grid, and points ``[N, 2]`` in the plane, with their `modes`."""
-    return point_figure(samples, modes) if samples.ndim == 2 else image_grid(samples)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.optimizer import Optimizer
 
-from pcgan_lightning.callbacks._figures import magnitude_figure
-from pcgan_lightning.callbacks._loggers import log_picture, run_folder
-from pcgan_lightning.callbacks._steps import StepMonitor, named_gradients
+from pcgan_lightning.callbacks.loggers import log_picture, run_folder
+from pcgan_lightning.callbacks.monitors._figures import magnitude_figure
+from pcgan_lightning.callbacks.monitors._steps import StepMonitor, named_gradients
 from pcgan_lightning.optim import AdaDir, AdaNSGDA
 from pcgan_lightning.optim.blocks import layer_name
 from pcgan_lightning.optim.normalized import adam_oracle

@@ -6,9 +6,9 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from pcgan_lightning.callbacks._figures import condition_number_figure, singular_value_figure
-from pcgan_lightning.callbacks._loggers import log_picture, log_scalars, log_table
-from pcgan_lightning.callbacks._targets import Target, check_interval, completed_iterations, resolve_target, target_name
+from pcgan_lightning.callbacks.loggers import log_picture, log_scalars, log_table
+from pcgan_lightning.callbacks.monitors._figures import condition_number_figure, singular_value_figure
+from pcgan_lightning.callbacks.targets import Target, check_interval, completed_iterations, resolve_target, target_name
 from pcgan_lightning.spectra import modified_condition_number, preconditioners, singular_values
 
 TABLE_COLUMNS = ("layer", "degree", "sigma_max", "sigma_min", "condition_before", "condition_after")

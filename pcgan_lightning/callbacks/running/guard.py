@@ -13,8 +13,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from pcgan_lightning.callbacks._targets import check_interval, completed_iterations
-from pcgan_lightning.checkpoints import read_checkpoint
+from pcgan_lightning.callbacks.targets import check_interval, completed_iterations
+from pcgan_lightning.runs import read_checkpoint
 from pcgan_lightning.spectra import Preconditioner, original_parameters, preconditioners
 from pcgan_lightning.spectra.preconditioner import original_weight
 

@@ -13,11 +13,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from pcgan_lightning.callbacks._loggers import log_scalars, run_folder
-from pcgan_lightning.callbacks._targets import check_interval, completed_iterations
-from pcgan_lightning.data.real_images import RealImages, digest_pixels
+from pcgan_lightning.callbacks.loggers import log_scalars, run_folder
+from pcgan_lightning.callbacks.targets import check_interval, completed_iterations
+from pcgan_lightning.data import RealImages, digest_pixels, to_uint8
 from pcgan_lightning.evaluation_mode import evaluation_mode
-from pcgan_lightning.images import to_uint8
 from pcgan_lightning.metrics import Features, GenerativeScores, InceptionFeatures, reference_statistics, score_generator
 from pcgan_lightning.metrics.scores import Score, check_scores
 

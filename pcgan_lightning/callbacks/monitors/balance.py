@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from pcgan_lightning.callbacks._figures import balance_figure
-from pcgan_lightning.callbacks._loggers import log_picture
-from pcgan_lightning.callbacks._steps import StepMonitor, named_gradients
-from pcgan_lightning.callbacks._targets import Target
+from pcgan_lightning.callbacks.loggers import log_picture
+from pcgan_lightning.callbacks.monitors._figures import balance_figure
+from pcgan_lightning.callbacks.monitors._steps import StepMonitor, named_gradients
+from pcgan_lightning.callbacks.targets import Target
 from pcgan_lightning.spectra import original_parameters
 
 

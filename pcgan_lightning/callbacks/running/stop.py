@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from pcgan_lightning.callbacks._endings import begin_next_epoch, run_ends, validation_follows
+from pcgan_lightning.callbacks.running._endings import begin_next_epoch, run_ends, validation_follows
 
 log = logging.getLogger("lightning.pytorch")
 INTERRUPTED = 130  # what shells give a command that Ctrl-C ended

@@ -8,8 +8,8 @@ from lightning.pytorch.callbacks import Callback, ProgressBar
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from pcgan_lightning.callbacks._targets import completed_iterations
-from pcgan_lightning.callbacks.spectrum import SpectrumLogger
+from pcgan_lightning.callbacks.monitors.spectrum import SpectrumLogger
+from pcgan_lightning.callbacks.targets import completed_iterations
 
 # Short names, so that all fits a line of 80 characters.
 LABELS = {"loss/discriminator": "D", "loss/generator": "G", "condition/max": "κ"}

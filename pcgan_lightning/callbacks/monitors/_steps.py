@@ -8,8 +8,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from pcgan_lightning.callbacks._loggers import log_scalars
-from pcgan_lightning.callbacks._targets import (
+from pcgan_lightning.callbacks.loggers import log_scalars
+from pcgan_lightning.callbacks.targets import (
     Target,
     check_interval,
     completed_iterations,

@@ -1,7 +1,7 @@
-"""Pictures over training: singular values and condition numbers of PC-GAN, magnitudes and balance of nSGDA, points."""
+"""Pictures over training: singular values and condition numbers of PC-GAN, magnitudes and balance of nSGDA."""
 
 import math
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -9,7 +9,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 from PIL import Image
-from torch import Tensor
 
 
 def singular_value_figure(series: dict[str, Any]) -> Image.Image:
@@ -88,18 +87,6 @@ def balance_figure(series: dict[str, Any]) -> Image.Image:
     for axis in axes:
         axis.set_xlabel("iteration")
         axis.grid(alpha=0.3)
-    return _render(figure)
-
-
-def point_figure(points: Tensor, modes: Optional[Tensor] = None) -> Image.Image:
-    """Draw points ``[N, 2]`` in the plane, and the modes ``[K, 2]`` that they should lie around as crosses."""
-    figure = Figure(figsize=(4, 4), layout="constrained")
-    axis = figure.subplots()
-    axis.scatter(*points.cpu().float().T.numpy(), s=4, alpha=0.4, linewidths=0)
-    if modes is not None:
-        axis.scatter(*modes.cpu().T.numpy(), marker="x", color="black", s=20, linewidths=0.8)
-    axis.set_aspect("equal", adjustable="datalim")
-    axis.grid(alpha=0.3)
     return _render(figure)
 
 

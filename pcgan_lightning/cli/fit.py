@@ -1,62 +1,42 @@
-"""The command `pcgan`: train, evaluate and sample from configuration files."""
+"""`pcgan fit` and Lightning's other subcommands: the run folder, and the callbacks that every run has."""
 
-import importlib.util
-import itertools
-import re
 import sys
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
-from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from jsonargparse import Namespace
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-# Imported for their names: a config may say `class_path: GAN` without the package's path.
-from pcgan_lightning import callbacks, data, games, losses, metrics, modules, networks, optim  # noqa: F401
 from pcgan_lightning.callbacks import (
     CollapseMonitor,
     GANProgressBar,
     NonFiniteGuard,
     Preconditioning,
     RunCheckpoint,
+    RunRecord,
     SampleGridLogger,
     ScoreLogger,
     SpectrumLogger,
     StopOnSignal,
 )
-from pcgan_lightning.checkpoints import read_checkpoint
-from pcgan_lightning.evaluate import evaluate
-from pcgan_lightning.generate import generate
-from pcgan_lightning.report import report
-from pcgan_lightning.run_logger import RunCSVLogger
+from pcgan_lightning.cli.loggers import send_logs_to
+from pcgan_lightning.modules import TwoPlayerModule
 from pcgan_lightning.runs import (
     CONFIG_FILE,
-    RunRecord,
+    WANDB_ID_FILE,
+    RunCSVLogger,
+    check_classes,
+    check_hyper_parameters,
     check_unused,
     check_writable,
     last_checkpoint,
+    read_checkpoint,
     unused_path,
 )
-from pcgan_lightning.trust import check_classes, check_config_file, check_hyper_parameters, distrust_configs
 
-FUNCTIONS = {"evaluate": evaluate, "generate": generate}
-COMMANDS = (*LightningCLI.subcommands(), *FUNCTIONS, "report", "classifier")
-# Of all others, which may be mistakes of ours, the line tells the type and how to see more.
-EXPECTED_ERRORS = (ArgumentError, ValueError, OSError, ModuleNotFoundError, MisconfigurationException)
-# Some parsers repeat whole configurations.
-LONGEST_LINE = 1500
-
-LOGGER_PACKAGES = {
-    "CometLogger": ("comet_ml",),
-    "MLFlowLogger": ("mlflow",),
-    "NeptuneLogger": ("neptune",),
-    "TensorBoardLogger": ("tensorboard", "tensorboardX"),
-    "WandbLogger": ("wandb",),
-}
-WANDB_ID_FILE = "wandb_id.txt"
 ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 2e-4, "betas": [0.0, 0.9]}}
 DEFAULTS = {
     "model": {
@@ -147,7 +127,7 @@ class PCGANCLI(LightningCLI):
             if not continues:
                 check_unused(folder)
             config.trainer.default_root_dir = str(folder)
-            _send_logs_to(folder, config.trainer, Path(checkpoint) if continues and checkpoint else None)
+            send_logs_to(folder, config.trainer, Path(checkpoint) if continues and checkpoint else None)
         elif config.trainer.logger is None:
             config.trainer.logger = False
 
@@ -206,15 +186,6 @@ class SaveRunConfig(SaveConfigCallback):
                 logger.log_hyperparams({"config": self.parser.dump(self.config, skip_none=False)})
 
 
-class ClassifierCLI(LightningCLI):
-    """LightningCLI that builds classes only."""
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, and refuse functions in the place of classes."""
-        super().parse_arguments(parser, args)
-        check_classes(self.config[self.config.subcommand])
-
-
 def _check_numbers(config: Namespace) -> None:
     """Refuse what Lightning takes without a word, or refuses without its name."""
     if config.trainer.max_steps == 0 or config.trainer.max_steps < -1:
@@ -235,132 +206,4 @@ def _check_checkpoint(path: Path, subcommand: str = "fit") -> None:
     for name in needed:
         if name not in content:
             raise ValueError(f"{rule}: it lacks {name!r}")
-    check_hyper_parameters(content, modules.TwoPlayerModule, rule)
-
-
-def _send_logs_to(folder: Path, trainer: Namespace, checkpoint: Optional[Path]) -> None:
-    """Give a fit `metrics.csv`, and the configured loggers without a folder of their own the run folder.
-
-    There they go on with the run that `checkpoint` continues: TensorBoard in the same folder, where the steps after the
-    checkpoint are hidden, and W&B in the same run, which can't drop them: its rows between the checkpoint and the
-    interruption appear twice, with the same values at the same ``trainer/global_step``.
-    """
-    if trainer.logger is False or trainer.fast_dev_run:
-        return
-    loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
-    loggers = [logger for logger in loggers if logger not in (None, True)]
-    for logger in loggers:
-        kind, arguments = logger.class_path.rpartition(".")[2], logger.init_args
-        _check_package(kind)
-        if arguments.get("save_dir") not in (None, "."):
-            continue
-        arguments["save_dir"] = str(folder)
-        if kind == "TensorBoardLogger" and arguments.get("version") is None:
-            step = -1 if checkpoint is None else read_checkpoint(checkpoint)["global_step"]
-            arguments["version"] = 0
-            logger["dict_kwargs"] = {"purge_step": step + 1} | dict(logger.get("dict_kwargs") or {})
-        continued_run = folder / WANDB_ID_FILE
-        if kind == "WandbLogger" and checkpoint is not None and continued_run.exists():
-            arguments["id"] = arguments.get("id") or continued_run.read_text().strip()  # `version` goes before both
-    own = Namespace(
-        class_path=f"{RunCSVLogger.__module__}.{RunCSVLogger.__qualname__}",
-        init_args=Namespace(save_dir=str(folder)),
-    )
-    trainer.logger = [own, *loggers]
-
-
-def _check_package(logger: str) -> None:
-    """Say what to install for a logger of Lightning's; the parser would only say that it is no valid logger."""
-    packages = LOGGER_PACKAGES.get(logger, ())
-    if packages and not any(importlib.util.find_spec(package) for package in packages):
-        raise ModuleNotFoundError(
-            f"argument `trainer.logger` {logger} needs the package {packages[0]}, which is not installed: "
-            f"pip install {packages[0]}"
-        )
-
-
-def main(arguments: Optional[list[str]] = None) -> None:
-    """Run the command; expected mistakes end in one line and a non-zero status, ``--debug`` shows the traceback."""
-    if arguments is not None:
-        sys.argv[1:] = arguments
-    debug = "--debug" in sys.argv
-    sys.argv[1:] = [a for a in sys.argv[1:] if a != "--debug"]
-    try:
-        command = sys.argv[1] if len(sys.argv) > 1 else ""
-        if not command.startswith("-") and command not in COMMANDS:
-            raise ValueError(f"argument `command` must be one of {', '.join(COMMANDS)}, got {command or 'none'}")
-        distrust_configs()
-        for path in _config_files(sys.argv[2:]):
-            check_config_file(path)
-        if command in FUNCTIONS:
-            parser = ArgumentParser(prog=f"pcgan {command}", exit_on_error=False)
-            parser.add_argument("--config", action=ActionConfigFile, help="YAML file of arguments")
-            parser.add_function_arguments(FUNCTIONS[command], as_positional=True, sub_configs=True)
-            config = parser.parse_args(sys.argv[2:])
-            check_classes(config)
-            arguments = parser.instantiate_classes(config).as_dict()
-            FUNCTIONS[command](**{name: value for name, value in arguments.items() if name != "config"})
-        elif command == "report":
-            parser = ArgumentParser(prog="pcgan report", exit_on_error=False)
-            parser.add_argument("runs", nargs="+", type=Path, help="run folders of `pcgan fit`")
-            parser.add_function_arguments(report, skip={"runs"})
-            report(**parser.parse_args(sys.argv[2:]).as_dict())
-        elif command == "classifier":
-            sys.argv[:2] = ["pcgan classifier"]
-            ClassifierCLI(
-                modules.Classifier,
-                data.LabelledImageDataModule,
-                auto_configure_optimizers=False,
-                save_config_callback=None,
-                parser_kwargs=_parser_kwargs(
-                    ClassifierCLI, "pcgan classifier", "Train a classifier whose features score images."
-                ),
-            )
-        else:
-            PCGANCLI(
-                modules.TwoPlayerModule,
-                LightningDataModule,
-                subclass_mode_model=True,
-                subclass_mode_data=True,
-                auto_configure_optimizers=False,
-                save_config_callback=SaveRunConfig,
-                parser_kwargs=_parser_kwargs(
-                    PCGANCLI,
-                    "pcgan",
-                    "Train GANs. Further commands: pcgan generate, evaluate, report, classifier; each has --help.",
-                ),
-            )
-    except Exception as error:
-        if debug:
-            raise
-        if isinstance(error, EXPECTED_ERRORS) and str(error):
-            sys.exit(_report(str(error)))
-        sys.exit(_report(f"{type(error).__name__}: {error}", hint=" (--debug shows where)"))
-
-
-def _config_files(arguments: list[str]) -> list[Path]:
-    """Return the files of all ``--config FILE`` and ``--config=FILE``."""
-    pairs = [a.split("=", 1) for a in arguments if a.startswith("--config=")]
-    pairs += [list(pair) for pair in itertools.pairwise(arguments) if pair[0] == "--config"]
-    return [Path(path) for _, path in pairs if not path.lstrip().startswith("{")]
-
-
-def _parser_kwargs(cli: type[LightningCLI], program: str, description: str) -> dict[str, Any]:
-    """Return what makes parsers raise instead of printing a page of usage."""
-    subcommands = {name: {"exit_on_error": False} for name in cli.subcommands()}
-    return {"prog": program, "description": description, "exit_on_error": False, **subcommands}
-
-
-def _report(message: str, hint: str = "") -> int:
-    """Print an error as one line and return the exit status."""
-    # jsonargparse tells of every type that it tried, and repeats whole configurations.
-    noise = r"Does not validate|Subtypes:|Errors:$|Expected a <class 'NoneType'>|Given value type:|Given value: N"
-    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    said = "; ".join(line for line in lines if line and not re.match(noise, line)).replace(":;", ":")
-    said = said if len(said) <= LONGEST_LINE else f"{said[:LONGEST_LINE]} ..."
-    print(f"pcgan: error: {said}{hint}", file=sys.stderr)
-    return 1
-
-
-if __name__ == "__main__":
-    main()
+    check_hyper_parameters(content, TwoPlayerModule, rule)

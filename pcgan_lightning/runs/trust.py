@@ -21,6 +21,7 @@ HYPER_PARAMETERS = (LightningModule.CHECKPOINT_HYPER_PARAMS_KEY, "hparams", "mod
 MAXIMUM_ENTRIES = 100_000
 # Ends of the names of arguments that may be functions, in Python but not in a config.
 CALLABLES = ("optimizer", "_scheduler", "layers", "sample", "target", "targets", "losses")
+_PACKAGE = __name__.partition(".")[0]
 _YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DEFAULT_LOAD = get_loader("yaml")
 
@@ -115,7 +116,7 @@ def check_classes(config: Any, *kinds: type) -> None:
             found = _import(value, key)
             if not isinstance(found, type):
                 raise ValueError(f"argument `{key}` must name a class, got {value}, which is none")
-            own = any(base.__module__.partition(".")[0] == __package__ for base in found.__mro__)
+            own = any(base.__module__.partition(".")[0] == _PACKAGE for base in found.__mro__)
             if kinds and not own and not issubclass(found, kinds):
                 names = ", ".join(kind.__name__ for kind in kinds)
                 raise ValueError(f"argument `{key}` must name a class derived from {names}, got {value}")

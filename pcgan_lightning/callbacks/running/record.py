@@ -1,0 +1,55 @@
+"""What a run leaves about itself: its environment, its speed, and where its loggers go on."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+
+from pcgan_lightning.runs import ENVIRONMENT_FILE, RunCSVLogger, environment, unused_path
+
+
+class RunRecord(Callback):
+    """Records what a run ran on, as ``environment.json``, and how fast, as ``iterations_per_second``.
+
+    It also tells the loggers of a run folder where a resumed run goes on.
+    """
+
+    def on_load_checkpoint(
+        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the rows of ``metrics.csv`` up to the checkpoint's iteration."""
+        for logger in _run_loggers(trainer):
+            logger.continue_from(checkpoint["global_step"])
+
+    def on_save_checkpoint(
+        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", checkpoint: dict[str, Any]
+    ) -> None:
+        """Bring the rows to disk before a checkpoint that a resumed run would go on from."""
+        for logger in _run_loggers(trainer):
+            logger.to_disk()
+
+    def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        """Write the environment, beside that of an earlier part of the run."""
+        if trainer.is_global_zero and not trainer.fast_dev_run:
+            path = unused_path(Path(trainer.default_root_dir) / ENVIRONMENT_FILE)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(environment(), indent=2) + "\n")
+        self._since, self._iteration = time.perf_counter(), trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log the mean speed since the last time, all that went on included."""
+        if trainer.log_every_n_steps and trainer.global_step % trainer.log_every_n_steps == 0:
+            now, done = time.perf_counter(), trainer.global_step - self._iteration
+            if done:
+                for logger in trainer.loggers:
+                    logger.log_metrics({"iterations_per_second": done / (now - self._since)}, trainer.global_step)
+            self._since, self._iteration = now, trainer.global_step
+
+
+def _run_loggers(trainer: "pl.Trainer") -> list[RunCSVLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, RunCSVLogger)]

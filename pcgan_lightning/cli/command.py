@@ -1,0 +1,119 @@
+"""The command `pcgan`: which subcommand is called, and one line for every mistake."""
+
+import itertools
+import re
+import sys
+from pathlib import Path
+from typing import Any, Optional
+
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+# Imported for their names: a config may say `class_path: GAN` without the package's path.
+from pcgan_lightning import callbacks, data, games, losses, metrics, modules, networks, optim  # noqa: F401
+from pcgan_lightning.cli.evaluate import evaluate
+from pcgan_lightning.cli.fit import PCGANCLI, SaveRunConfig
+from pcgan_lightning.cli.generate import generate
+from pcgan_lightning.report import report
+from pcgan_lightning.runs import check_classes, check_config_file, distrust_configs
+
+FUNCTIONS = {"evaluate": evaluate, "generate": generate}
+COMMANDS = (*LightningCLI.subcommands(), *FUNCTIONS, "report", "classifier")
+# Of all others, which may be mistakes of ours, the line tells the type and how to see more.
+EXPECTED_ERRORS = (ArgumentError, ValueError, OSError, ModuleNotFoundError, MisconfigurationException)
+# Some parsers repeat whole configurations.
+LONGEST_LINE = 1500
+
+
+class ClassifierCLI(LightningCLI):
+    """LightningCLI that builds classes only."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and refuse functions in the place of classes."""
+        super().parse_arguments(parser, args)
+        check_classes(self.config[self.config.subcommand])
+
+
+def main(arguments: Optional[list[str]] = None) -> None:
+    """Run the command; expected mistakes end in one line and a non-zero status, ``--debug`` shows the traceback."""
+    if arguments is not None:
+        sys.argv[1:] = arguments
+    debug = "--debug" in sys.argv
+    sys.argv[1:] = [a for a in sys.argv[1:] if a != "--debug"]
+    try:
+        command = sys.argv[1] if len(sys.argv) > 1 else ""
+        if not command.startswith("-") and command not in COMMANDS:
+            raise ValueError(f"argument `command` must be one of {', '.join(COMMANDS)}, got {command or 'none'}")
+        distrust_configs()
+        for path in _config_files(sys.argv[2:]):
+            check_config_file(path)
+        if command in FUNCTIONS:
+            parser = ArgumentParser(prog=f"pcgan {command}", exit_on_error=False)
+            parser.add_argument("--config", action=ActionConfigFile, help="YAML file of arguments")
+            parser.add_function_arguments(FUNCTIONS[command], as_positional=True, sub_configs=True)
+            config = parser.parse_args(sys.argv[2:])
+            check_classes(config)
+            arguments = parser.instantiate_classes(config).as_dict()
+            FUNCTIONS[command](**{name: value for name, value in arguments.items() if name != "config"})
+        elif command == "report":
+            parser = ArgumentParser(prog="pcgan report", exit_on_error=False)
+            parser.add_argument("runs", nargs="+", type=Path, help="run folders of `pcgan fit`")
+            parser.add_function_arguments(report, skip={"runs"})
+            report(**parser.parse_args(sys.argv[2:]).as_dict())
+        elif command == "classifier":
+            sys.argv[:2] = ["pcgan classifier"]
+            ClassifierCLI(
+                modules.Classifier,
+                data.LabelledImageDataModule,
+                auto_configure_optimizers=False,
+                save_config_callback=None,
+                parser_kwargs=_parser_kwargs(
+                    ClassifierCLI, "pcgan classifier", "Train a classifier whose features score images."
+                ),
+            )
+        else:
+            PCGANCLI(
+                modules.TwoPlayerModule,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                save_config_callback=SaveRunConfig,
+                parser_kwargs=_parser_kwargs(
+                    PCGANCLI,
+                    "pcgan",
+                    "Train GANs. Further commands: pcgan generate, evaluate, report, classifier; each has --help.",
+                ),
+            )
+    except Exception as error:
+        if debug:
+            raise
+        if isinstance(error, EXPECTED_ERRORS) and str(error):
+            sys.exit(_report(str(error)))
+        sys.exit(_report(f"{type(error).__name__}: {error}", hint=" (--debug shows where)"))
+
+
+def _config_files(arguments: list[str]) -> list[Path]:
+    """Return the files of all ``--config FILE`` and ``--config=FILE``."""
+    pairs = [a.split("=", 1) for a in arguments if a.startswith("--config=")]
+    pairs += [list(pair) for pair in itertools.pairwise(arguments) if pair[0] == "--config"]
+    return [Path(path) for _, path in pairs if not path.lstrip().startswith("{")]
+
+
+def _parser_kwargs(cli: type[LightningCLI], program: str, description: str) -> dict[str, Any]:
+    """Return what makes parsers raise instead of printing a page of usage."""
+    subcommands = {name: {"exit_on_error": False} for name in cli.subcommands()}
+    return {"prog": program, "description": description, "exit_on_error": False, **subcommands}
+
+
+def _report(message: str, hint: str = "") -> int:
+    """Print an error as one line and return the exit status."""
+    # jsonargparse tells of every type that it tried, and repeats whole configurations.
+    noise = r"Does not validate|Subtypes:|Errors:$|Expected a <class 'NoneType'>|Given value type:|Given value: N"
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    said = "; ".join(line for line in lines if line and not re.match(noise, line)).replace(":;", ":")
+    said = said if len(said) <= LONGEST_LINE else f"{said[:LONGEST_LINE]} ..."
+    print(f"pcgan: error: {said}{hint}", file=sys.stderr)
+    return 1
