@@ -9,14 +9,23 @@ from typing import Literal, Optional, Union
 import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from pcgan_lightning.callbacks.monitors.scores import save_scores
 from pcgan_lightning.cli.generate import load_gan
 from pcgan_lightning.data import ImageDataModule, to_uint8
-from pcgan_lightning.metrics import Features, GenerativeScores, InceptionFeatures, reference_statistics, score_generator
+from pcgan_lightning.metrics import (
+    Features,
+    GenerativeScores,
+    InceptionFeatures,
+    ModeCoverage,
+    reference_statistics,
+    score_generator,
+)
 from pcgan_lightning.metrics.scores import Score
 from pcgan_lightning.runs import CONFIG_FILE, check_classes, unused_path
+
+SCORED_IMAGES, MODE_SAMPLES = 10_000, 25_600
 
 
 def evaluate(
@@ -24,7 +33,7 @@ def evaluate(
     data: Optional[ImageDataModule] = None,
     features: Optional[Features] = None,
     scores: Union[Score, Sequence[Score], None] = None,
-    count: int = 10_000,
+    count: Optional[int] = None,
     part: Literal["train", "validation"] = "train",
     real_count: Optional[int] = None,
     averaged: bool = True,
@@ -33,8 +42,10 @@ def evaluate(
     device: str = "auto",
     cache: Optional[Path] = None,
     output: Optional[Path] = None,
+    modes: bool = False,
+    classifier: Optional[nn.Module] = None,
 ) -> None:
-    """Score a checkpoint's generator: FID, inception score, KID, precision and recall.
+    """Score a checkpoint's generator: FID, inception score, KID, precision and recall; or count its modes.
 
     Args:
         checkpoint: a checkpoint file of a GAN of this package.
@@ -42,7 +53,7 @@ def evaluate(
         features: what to see in the images: InceptionFeatures, ClassifierFeatures (no download) or ModuleFeatures.
             None: InceptionFeatures.
         scores: some of "fid", "score", "kid", "precision_recall"; None: all that the features allow.
-        count: generated images.
+        count: generated images. None: 10,000, or 25,600 to count modes.
         part: compare with the images of "train" or of "validation".
         real_count: take the first so many real images. None: all.
         averaged: use the generator's moving average where the checkpoint has one.
@@ -51,37 +62,47 @@ def evaluate(
         device: "auto", "cpu", "cuda", ...
         cache: folder of the real images' statistics. None: $PCGAN_CACHE, or the user's cache folder.
         output: JSON file to write. None: a new one in the folder ``evaluations`` of the run, where there is one.
+        modes: instead of all this, count the modes of labelled data that the images cover; needs no real images.
+        classifier: tells the mode of an image, or of each of its channels. None: that of scikit-learn's digits.
     """
+    count = (MODE_SAMPLES if modes else SCORED_IMAGES) if count is None else count
     for name, value in (("count", count), ("batch_size", batch_size), ("real_count", real_count)):
         if value is not None and value < 1:
             raise ValueError(f"argument `{name}` must be at least 1, got {value}")
     gan, iteration = load_gan(checkpoint, device)
     run = _run_of(checkpoint)
-    data = data if data is not None else _data_of(run, checkpoint)
-    metric = GenerativeScores(features if features is not None else InceptionFeatures(), scores=scores).to(gan.device)
-    real = data.real_images(part, real_count)
-    made = tuple(gan.sample_images(gan.fixed_latents(1)).shape[1:])
-    if made != real.image_shape:
-        raise ValueError(f"argument `data` must have images like the generator's, {made}, got {real.image_shape}")
-    metric.check(count, real)
-    metric.reference = reference_statistics(real, metric.extractor, cache, batch_size, device=gan.device, progress=True)
     latents = gan.fixed_latents(count, seed)
 
-    def generate(numbers: range) -> Tensor:
-        return to_uint8(gan.sample_images(latents[numbers.start : numbers.stop], averaged=averaged))
+    def sample(numbers: range) -> Tensor:
+        return gan.sample_images(latents[numbers.start : numbers.stop], averaged=averaged)
 
+    made = tuple(sample(range(1)).shape[1:])
+    if modes:
+        metric = ModeCoverage(made, classifier).to(gan.device)
+        metric.check(count)
+        label, prefix, how, generate = "modes", "", metric.protocol(count), sample
+    else:
+        data = data if data is not None else _data_of(run, checkpoint)
+        features = features if features is not None else InceptionFeatures()
+        metric = GenerativeScores(features, scores=scores).to(gan.device)
+        real = data.real_images(part, real_count)
+        if made != real.image_shape:
+            raise ValueError(f"argument `data` must have images like the generator's, {made}, got {real.image_shape}")
+        metric.check(count, real)
+        metric.reference = reference_statistics(real, features, cache, batch_size, device=gan.device, progress=True)
+        label, prefix = f"{features.label or 'inception'}_{part}", "" if part == "train" else f"{part}_"
+        how, generate = metric.protocol(count, real), lambda numbers: to_uint8(sample(numbers))
     started = time.perf_counter()
     found = score_generator(metric, generate, count, batch_size, progress=True)
     print(f"{count:,} images scored in {time.perf_counter() - started:.1f} s", file=sys.stderr)
     weights = "moving average of the weights" if averaged and gan.averaged_generator is not None else "last weights"
-    protocol = f"Iteration {iteration:,}, {weights}, latents of seed {seed}: {metric.protocol(count, real)}"
-    found = {("" if part == "train" else f"{part}_") + name: value for name, value in found.items()}
+    protocol = f"Iteration {iteration:,}, {weights}, latents of seed {seed}: {how}"
+    found = {prefix + name: value for name, value in found.items()}
     for name, value in found.items():
         print(f"{name.replace('_', ' '):24} {value:.6g}")
     print(protocol)
     if output is None and run is not None:
-        label = metric.extractor.label or "inception"
-        output = unused_path(run / "evaluations" / f"{checkpoint.stem}_{label}_{part}.json")
+        output = unused_path(run / "evaluations" / f"{checkpoint.stem}_{label}.json")
     if output is not None:
         save_scores(output, found, protocol, iteration)
         print(f"written to {output}", file=sys.stderr)
