@@ -38,33 +38,23 @@ follows.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from mode_coverage_analysis import analyze, read_run
+from mode_coverage_pictures import over_iterations, scatter
+from mode_coverage_tables import METHODS, mode_coverage
+from mode_coverage_time import measure
+from results_file import RESULTS, save_result
 from training_runs import ROOT, train
 
 ITERATIONS = 5000
 SEEDS = (1, 2, 3, 4, 5)
-# The order of the board's rows.
-METHODS = {
-    "none": "none",
-    "sn": "SN",
-    "fpc3": "FPC-3",
-    "fpc5": "FPC-5",
-    "fpc7": "FPC-7",
-    "fpc9": "FPC-9",
-    "fpc17": "FPC-17",
-    "apc": "APC",
-    "weight_decay": "weight decay",
-    "gradient_penalty": "gradient penalty",
-    "simgd": "SimGD",
-    "conopt": "ConOpt",
-    "jare": "JARE",
-    "nsgda": "nSGDA",
-    "ada_nsgda": "Ada-nSGDA",
-}
+TIMES = "mode_coverage_seconds"
 # The order of training: what is compared first comes first, seed by seed, so that an early end leaves whole seeds.
 CENTRAL = ("sn", "fpc7", "fpc17", "none", "apc", "fpc5", "fpc9", "fpc3")
 OTHERS = tuple(method for method in METHODS if method not in CENTRAL)
@@ -132,6 +122,32 @@ def chosen(arguments: argparse.Namespace) -> dict[Run, Path]:
     return {run: arguments.runs / run.name for run in runs}
 
 
+def collect(runs: dict[Run, Path], iterations: int) -> list[dict[str, Any]]:
+    """Return what the finished runs measured; the others are named."""
+    found = {run: read_run(folder, iterations) for run, folder in runs.items()}
+    missing = [run.name for run, row in found.items() if row is None]
+    finished = len(found) - len(missing)
+    print(f"{finished} of {len(found)} runs have finished; not yet: {', '.join(missing) or 'none'}", file=sys.stderr)
+    return [asdict(run) | row for run, row in found.items() if row is not None]
+
+
+def known_seconds() -> dict[str, float]:
+    """Return the seconds of an iteration that --time measured, none without such a measurement."""
+    path = RESULTS / f"{TIMES}.json"
+    return json.loads(path.read_text())["result"] if path.exists() else {}
+
+
+def save(arguments: argparse.Namespace, rows: list[dict[str, Any]], found: dict[str, Any]) -> None:
+    """Write the results and the pictures."""
+    for row in rows:
+        row["series"] = {
+            name: {"iteration": list(series), "value": list(series.values())} for name, series in row["series"].items()
+        }
+    settings = {"iterations": arguments.iterations, "seeds": arguments.seeds, "samples": 25_600}
+    settings["config"] = "configs/stacked_digits/<method>.yaml"
+    print("saved", save_result("mode_coverage", settings, {"runs": rows, **found}).name, file=sys.stderr)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
@@ -142,16 +158,28 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "mode_coverage")
     parser.add_argument("--time", action="store_true", help="measure the seconds of an iteration, nothing else")
     parser.add_argument("--collect", action="store_true", help="train nothing")
-    parser.add_argument(
-        "--save", action="store_true", help="write benchmarks/results/mode_coverage.json and its picture"
-    )
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/ and docs/mode_coverage*.png")
     arguments = parser.parse_args()
 
+    if arguments.time:
+        seconds = measure(arguments.methods)
+        print("\n".join(f"{method}: {1e3 * value:.1f} ms" for method, value in seconds.items()))
+        if arguments.save:
+            settings = {"batch_size": 64, "seconds": "of the processor, median over iterations, methods in turns"}
+            save_result(TIMES, settings, seconds)
+        return
     runs = chosen(arguments)
     if not arguments.collect:
         calls = {folder: run.command(arguments.iterations) for run, folder in runs.items()}
         train(calls, arguments.iterations, arguments.parallel, threads=1)  # so small networks gain nothing from more
-    print(f"{len(runs)} runs", file=sys.stderr)
+    rows = collect(runs, arguments.iterations)
+    found = analyze(rows, arguments.iterations, known_seconds())
+    print("\n".join(mode_coverage({"settings": {"iterations": arguments.iterations}, "result": found})))
+    if arguments.save:
+        central = [row for row in rows if (row["depth"], row["rate"], row["loss"]) == (0, 2e-4, "HingeLoss")]
+        over_iterations([row for row in central if row["method"] in CENTRAL], METHODS, ROOT / "docs" / "modes.png")
+        scatter(central, METHODS, ROOT / "docs" / "modes_mechanisms.png")
+        save(arguments, rows, found)
 
 
 if __name__ == "__main__":

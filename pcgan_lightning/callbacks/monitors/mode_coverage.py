@@ -74,13 +74,13 @@ class ModeCoverageLogger(Callback):
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measure at the interval."""
-        if completed_iterations(trainer) % self.every_n_steps == 0:
+        if completed_iterations(trainer) % self.every_n_steps == 0 and not trainer.fast_dev_run:
             # For callbacks that monitor a value; the loggers have it already.
             pl_module.log_dict(self.measure(trainer, pl_module), logger=False)
 
     def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Measure the final generator."""
-        if self.series["iteration"][-1:] != [completed_iterations(trainer)]:
+        if not trainer.fast_dev_run and self.series["iteration"][-1:] != [completed_iterations(trainer)]:
             self.measure(trainer, pl_module)
 
     def measure(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> dict[str, float]:
