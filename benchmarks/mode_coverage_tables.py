@@ -81,13 +81,15 @@ def mechanisms(content: Mapping[str, Any]) -> list[str]:
         lines.append(f"| {NAMES[row['mechanism']]} | {row['until']:,} | {row['runs']} | {values} |")
     found = content["result"]["foretelling"]
     share = found["probability_larger"]
-    known = "no pairs to compare" if share is None else f"with probability {share:.2f} (0.5: it foretells nothing)"
-    return [
-        *lines,
-        "",
-        f"{found['collapses']} collapses. The condition number before one is larger than at another time in runs of "
-        f"the same method {known}.",
-    ]
+    said = (
+        ""
+        if share is None
+        else (
+            " The condition number before one is larger than at another time in runs of the same method with probability "
+            f"{share:.2f} (0.5 would foretell nothing)."
+        )
+    )
+    return [*lines, "", f"{found['collapses']} collapses in {found['collapses'] + found['others']} intervals.{said}"]
 
 
 def _spread(values: Mapping[str, float], digits: int) -> str:
