@@ -81,15 +81,9 @@ def mechanisms(content: Mapping[str, Any]) -> list[str]:
         lines.append(f"| {NAMES[row['mechanism']]} | {row['until']:,} | {row['runs']} | {values} |")
     found = content["result"]["foretelling"]
     share = found["probability_larger"]
-    said = (
-        ""
-        if share is None
-        else (
-            " The condition number before one is larger than at another time in runs of the same method with probability "
-            f"{share:.2f} (0.5 would foretell nothing)."
-        )
-    )
-    return [*lines, "", f"{found['collapses']} collapses in {found['collapses'] + found['others']} intervals.{said}"]
+    said = "The condition number before one is larger than at another time in runs of the same method with probability"
+    known = "" if share is None else f" {said} {share:.2f} (0.5 would foretell nothing)."
+    return [*lines, "", f"{found['collapses']} collapses in {found['collapses'] + found['others']} intervals.{known}"]
 
 
 def _spread(values: Mapping[str, float], digits: int) -> str:
