@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 import torch
-from readme_tables import faults
 from results_file import save_result
+from tables import faults
 from training_runs import ROOT
 
 ARGUMENTS = (

@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from readme_tables import NETWORK_METHODS, jare_networks
 from results_file import save_result
+from tables import NETWORK_METHODS, jare_networks
 from training_runs import ROOT, final_row, rows, train
 
 NETWORKS = "abcdef"

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
-from readme_tables import GAME_METHODS, mixture
 from results_file import save_result
+from tables import GAME_METHODS, mixture
 from training_runs import ROOT
 
 from pcgan_lightning.callbacks import ModeLogger

@@ -23,8 +23,7 @@ from torch.nn.utils import parametrizations, parametrize
 from pcgan_lightning.callbacks.monitors.spectrum import measure_layers
 from pcgan_lightning.losses import HingeLoss
 from pcgan_lightning.networks import ResNetDiscriminator, ResNetGenerator
-from pcgan_lightning.spectra import precondition
-from pcgan_lightning.spectra.matrices import weight_layers
+from pcgan_lightning.spectra import precondition, weight_layers
 
 REFERENCE = "torch SN"
 

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 import torch
-from readme_tables import METHODS, table1
 from results_file import save_result
+from tables import METHODS, table1
 from training_runs import FEATURES, ROOT, final_row, protocol, train
 
 from pcgan_lightning.report import report

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from readme_tables import OPTIMIZERS, wgan_gp
 from results_file import save_result
+from tables import OPTIMIZERS, wgan_gp
 from training_runs import FEATURES, ROOT, diverged, final_row, protocol, rows, train
 
 # Upwards from the paper's 2e-4 for Adam and for grafts of its length, since short runs like long steps. A normalised

@@ -12,8 +12,10 @@
 import matplotlib.pyplot as plt
 import torch
 
-from pcgan_lightning.games import JARE, ConOpt, SimGD, mode_coverage, ring_of_modes
+from pcgan_lightning.data import ring_of_modes
+from pcgan_lightning.games import JARE, ConOpt, SimGD
 from pcgan_lightning.losses import SaturatingLoss
+from pcgan_lightning.metrics import mode_coverage
 from pcgan_lightning.networks import MLPDiscriminator, MLPGenerator
 
 torch.set_num_threads(1)  # matrices so small that more threads wait for one another

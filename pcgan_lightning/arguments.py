@@ -29,14 +29,17 @@ class RecordsArguments:
         """Record, before the constructor can change anything."""
         instance = super().__new__(cls)
         try:
-            bound = inspect.signature(cls).bind(*args, **kwargs)
+            # Of the constructor, not of the class: where a class has none, that would be the one of this method.
+            bound = inspect.signature(cls.__init__).bind(instance, *args, **kwargs)
         except TypeError:  # the constructor itself says what is wrong; copies are made without arguments
             return instance
         bound.apply_defaults()
-        recorded = dict(bound.arguments)
-        for name, parameter in bound.signature.parameters.items():
+        recorded = {}
+        for name, parameter in list(bound.signature.parameters.items())[1:]:
             if parameter.kind is parameter.VAR_KEYWORD:
-                recorded |= recorded.pop(name)
+                recorded |= bound.arguments[name]
+            elif parameter.kind is not parameter.VAR_POSITIONAL:
+                recorded[name] = bound.arguments[name]
         object.__setattr__(instance, "init_args", recorded)
         return instance
 

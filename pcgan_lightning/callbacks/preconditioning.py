@@ -13,14 +13,14 @@ from torch import nn
 from pcgan_lightning.callbacks.loggers import log_scalars
 from pcgan_lightning.callbacks.targets import Target, check_interval, completed_iterations, resolve_target, target_name
 from pcgan_lightning.spectra import (
+    LayerChoice,
     Polynomial,
+    as_polynomial,
     chosen_layers,
     modified_condition_number,
     precondition,
     preconditioners,
-    published_polynomial,
 )
-from pcgan_lightning.spectra.preconditioner import LayerChoice
 
 
 class Preconditioning(Callback):
@@ -86,7 +86,7 @@ class FixedPreconditioning(Preconditioning):
         layers: LayerChoice = "convolutions",
         normalize_rest: bool = True,
     ) -> None:
-        published_polynomial(degree)  # an unknown degree is refused here, before anything runs
+        as_polynomial(degree)  # an unknown degree is refused here, before anything runs
         super().__init__(target, layers, normalize_rest)
         self.degree = degree
 
@@ -143,7 +143,7 @@ class AdaptivePreconditioning(Preconditioning):
         self.thresholds = thresholds
         self.every_n_steps = check_interval(every_n_steps)
         self.history = history
-        self.polynomials = tuple(published_polynomial(d) for d in degrees)
+        self.polynomials = tuple(as_polynomial(d) for d in degrees)
         self.measurements: dict[str, list[float]] = {}
 
     def attach(self, network: nn.Module) -> None:

@@ -6,7 +6,7 @@ from typing import Union
 import lightning.pytorch as pl
 from torch import nn
 
-from pcgan_lightning.spectra.matrices import weight_layers
+from pcgan_lightning.spectra import weight_layers
 
 Target = Union[str, Callable[[nn.Module], nn.Module]]
 

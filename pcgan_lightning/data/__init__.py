@@ -3,7 +3,7 @@
 from pcgan_lightning.data.image_data_module import ImageDataModule
 from pcgan_lightning.data.labelled import LabelledImageDataModule
 from pcgan_lightning.data.loaders import MemoryLoader, SequentialLoader
-from pcgan_lightning.data.mixture import MixtureLoader, MixtureOfGaussians
+from pcgan_lightning.data.mixture import MixtureLoader, MixtureOfGaussians, ring_of_modes
 from pcgan_lightning.data.pictures import draw_samples, image_grid, to_pillow, to_uint8
 from pcgan_lightning.data.real_images import RealImages, digest_pixels
 from pcgan_lightning.data.stacked_digits import StackedDigits, StackedDigitsLoader
@@ -23,6 +23,7 @@ __all__ = [
     "digest_pixels",
     "draw_samples",
     "image_grid",
+    "ring_of_modes",
     "to_pillow",
     "to_uint8",
 ]

@@ -1,15 +1,32 @@
 """Points of a mixture of Gaussians on a circle, as a LightningDataModule."""
 
+import math
 from typing import Optional, Union
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from pcgan_lightning.arguments import require_at_least, require_positive
 from pcgan_lightning.data.loaders import TrainLoader, pass_seed
-from pcgan_lightning.games import ring_of_modes
 
-__all__ = ["MixtureLoader", "MixtureOfGaussians"]
+__all__ = ["MixtureLoader", "MixtureOfGaussians", "ring_of_modes"]
+
+
+def ring_of_modes(modes: int = 8, radius: float = 2.0) -> Tensor:
+    r"""Return the modes' centres :math:`r(\cos 2\pi k/K, \sin 2\pi k/K)`, float32 ``[modes, 2]``.
+
+    Args:
+        modes: K, at least 1. Default: the 8 of JARE's mixture.
+        radius: r, positive. Default: that of JARE's mixture, mu / 2 with mu = 4.
+
+    Raises:
+        ValueError: For arguments out of range.
+    """
+    require_at_least(1, modes=modes)
+    require_positive(radius=radius)
+    angles = 2 * math.pi / modes * torch.arange(modes, dtype=torch.float64)
+    return (radius * torch.stack([angles.cos(), angles.sin()], dim=1)).float()
 
 
 class MixtureLoader(TrainLoader):

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from pcgan_lightning.arguments import require_at_least, require_not_negative
 from pcgan_lightning.data.loaders import TrainLoader, normalize, pass_seed
 from pcgan_lightning.data.real_images import RealImages, digest_pixels
 from pcgan_lightning.data.sources import digits_and_labels
@@ -96,12 +97,8 @@ class StackedDigits(LightningDataModule):
         seed: Optional[int] = None,
     ) -> None:
         super().__init__()
-        sizes = {"image_size": image_size, "batch_size": batch_size, "iterations_per_epoch": iterations_per_epoch}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"argument `{name}` must be at least 1, got {value}")
-        if seed is not None and seed < 0:
-            raise ValueError(f"argument `seed` must not be negative, got {seed}")
+        require_at_least(1, image_size=image_size, batch_size=batch_size, iterations_per_epoch=iterations_per_epoch)
+        require_not_negative(seed=seed)
         self.image_size = image_size
         self.image_shape = (CHANNELS, image_size, image_size)
         self.batch_size = batch_size

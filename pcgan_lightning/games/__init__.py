@@ -1,20 +1,30 @@
-"""Two-player games: Jacobians, regularisers, small games whose answer is known, the modes of a mixture. Pure torch."""
+"""Two-player games: Jacobians, methods of playing, small games whose answer is known. Pure torch."""
 
-from pcgan_lightning.games.bimodal import BimodalGame, BimodalRun, Players
+from pcgan_lightning.games.bimodal import BimodalGame, BimodalPlayers, BimodalRun
 from pcgan_lightning.games.equilibria import equilibrium_blocks, equilibrium_jacobian
-from pcgan_lightning.games.game import Game
+from pcgan_lightning.games.game import Game, Players
 from pcgan_lightning.games.linear_gan import LinearGAN, LinearRun
 from pcgan_lightning.games.linearization import Linearization
-from pcgan_lightning.games.mixture import ModeCoverage, mode_coverage, ring_of_modes
-from pcgan_lightning.games.regularizers import JARE, ConOpt, GameMethod, SimGD
+from pcgan_lightning.games.methods import (
+    JARE,
+    ConOpt,
+    ExtraGradient,
+    GameMethod,
+    SimGD,
+    SquaredGradientMethod,
+    SymplecticGradientAdjustment,
+)
+from pcgan_lightning.games.point import Point, trial_step
 from pcgan_lightning.games.spectrum import (
     EigenvaluesNotConverged,
+    Leading,
     best_step_size,
     conditioning_factor,
     conditioning_iterations,
     every_eigenvalue,
     largest_step_size,
     leading_eigenvalues,
+    least_products,
     phase_factor,
     phase_iterations,
 )
@@ -22,17 +32,22 @@ from pcgan_lightning.games.spectrum import (
 __all__ = [
     "JARE",
     "BimodalGame",
+    "BimodalPlayers",
     "BimodalRun",
     "ConOpt",
     "EigenvaluesNotConverged",
+    "ExtraGradient",
     "Game",
     "GameMethod",
+    "Leading",
     "LinearGAN",
     "LinearRun",
     "Linearization",
-    "ModeCoverage",
     "Players",
+    "Point",
     "SimGD",
+    "SquaredGradientMethod",
+    "SymplecticGradientAdjustment",
     "best_step_size",
     "conditioning_factor",
     "conditioning_iterations",
@@ -41,8 +56,8 @@ __all__ = [
     "every_eigenvalue",
     "largest_step_size",
     "leading_eigenvalues",
-    "mode_coverage",
+    "least_products",
     "phase_factor",
     "phase_iterations",
-    "ring_of_modes",
+    "trial_step",
 ]

@@ -16,13 +16,15 @@ from typing import Literal, NamedTuple, Optional
 import torch
 from torch import Tensor
 
+from pcgan_lightning.arguments import require_at_least, require_not_negative, require_positive
+
 Rule = Literal["sgda", "nsgda"]
 
 # A generator that has outgrown the data so far is past any equilibrium: SGDA only diverges from there on.
 OUTGROWN = 3.0
 
 
-class Players(NamedTuple):
+class BimodalPlayers(NamedTuple):
     """Parameters, or their gradients, of S independent games.
 
     Attributes:
@@ -66,7 +68,7 @@ class BimodalRun:
     discriminator_cosines: Tensor
     generator_speed: Tensor
     discriminator_speed: Tensor
-    players: Players
+    players: BimodalPlayers
     correlation: float
 
     def modes_recovered(self, threshold: float = 0.9) -> Tensor:
@@ -116,8 +118,7 @@ class BimodalGame:
         generator_scale: float = 0.1,
         slope: float = 1.0,
     ) -> None:
-        if dimension < 8:
-            raise ValueError(f"argument `dimension` must be at least 8, got {dimension}")
+        require_at_least(8, dimension=dimension)
         correlation = 1 / math.log(dimension) if correlation is None else correlation
         if not 0.0 < correlation < 1.0:
             raise ValueError(f"argument `correlation` must be in (0, 1), got {correlation}")
@@ -125,14 +126,12 @@ class BimodalGame:
         by_default = round(math.log(dimension)), round(2 * math.log(dimension))
         self.discriminator_neurons = by_default[0] if discriminator_neurons is None else discriminator_neurons
         self.generator_neurons = by_default[1] if generator_neurons is None else generator_neurons
-        for name, value in (
-            ("discriminator_neurons", self.discriminator_neurons),
-            ("generator_neurons", self.generator_neurons),
-            ("discriminator_scale", discriminator_scale),
-            ("generator_scale", generator_scale),
-        ):
-            if value <= 0:
-                raise ValueError(f"argument `{name}` must be positive, got {value}")
+        require_positive(
+            discriminator_neurons=self.discriminator_neurons,
+            generator_neurons=self.generator_neurons,
+            discriminator_scale=discriminator_scale,
+            generator_scale=generator_scale,
+        )
         self.discriminator_scale = discriminator_scale
         self.generator_scale = generator_scale
         self.slope = slope
@@ -140,7 +139,7 @@ class BimodalGame:
         self.modes[0, 0] = 1.0
         self.modes[1, :2] = torch.tensor([correlation, math.sqrt(1 - correlation**2)])
 
-    def initial(self, seeds: range) -> Players:
+    def initial(self, seeds: range) -> BimodalPlayers:
         """Return the players at the start, each game's decided by its own seed."""
         sources = [torch.Generator().manual_seed(2 * seed) for seed in seeds]
 
@@ -152,9 +151,9 @@ class BimodalGame:
         w = draw(self.discriminator_neurons, self.discriminator_scale)
         v = draw(self.generator_neurons, self.generator_scale)
         constant = w.new_ones(len(seeds))
-        return Players(w, self.slope * constant, 0.0 * constant, v)
+        return BimodalPlayers(w, self.slope * constant, 0.0 * constant, v)
 
-    def gradients(self, players: Players, real: Tensor, neuron: Tensor) -> Players:
+    def gradients(self, players: BimodalPlayers, real: Tensor, neuron: Tensor) -> BimodalPlayers:
         """Return the gradients of log D(x) + log(1 - D(G(z))) on one x and one z for each game.
 
         Args:
@@ -178,7 +177,7 @@ class BimodalGame:
         grad_b = (up - down) / math.sqrt(self.dimension)
         grad_v = torch.zeros_like(v)
         grad_v[games, neuron] = -(from_fake[:, None] @ w).squeeze(1)
-        return Players(grad_w, grad_a, grad_b, grad_v)
+        return BimodalPlayers(grad_w, grad_a, grad_b, grad_v)
 
     def play(
         self,
@@ -207,12 +206,8 @@ class BimodalGame:
         """
         if rule not in ("sgda", "nsgda"):
             raise ValueError(f"argument `rule` must be 'sgda' or 'nsgda', got {rule!r}")
-        for name, value in (("iterations", iterations), ("record_every", record_every), ("seeds", len(seeds))):
-            if value < 1:
-                raise ValueError(f"argument `{name}` must be at least 1, got {value}")
-        for name, rate in (("discriminator_rate", discriminator_rate), ("generator_rate", generator_rate)):
-            if rate < 0:
-                raise ValueError(f"argument `{name}` must not be negative, got {rate}")
+        require_at_least(1, iterations=iterations, record_every=record_every, seeds=len(seeds))
+        require_not_negative(discriminator_rate=discriminator_rate, generator_rate=generator_rate)
         players = self.initial(seeds)
         which_mode, which_neuron = self._draws(seeds, iterations + 1)  # one more, for the last speeds
         alive = torch.ones(len(seeds), dtype=torch.bool)
@@ -232,7 +227,7 @@ class BimodalGame:
                 break
             # Frozen games may hold infinite gradients, which 0 would not undo.
             step = [torch.nan_to_num(x) for x in g] if rule == "sgda" else g
-            players = Players(
+            players = BimodalPlayers(
                 players.w + d[:, None, None] * step[0],
                 players.a + d * step[1],
                 players.b + d * step[2],

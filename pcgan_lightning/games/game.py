@@ -13,15 +13,19 @@ Simultaneous gradient descent adds :math:`\eta v`; a stable equilibrium is where
 negative real parts.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Literal, Union
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, Union, get_args
 
 import torch
 from torch import Tensor
 
-from pcgan_lightning.games.linearization import Linearization, depends_on, flat, gradients_of, holds_error
+from pcgan_lightning.arguments import require_one_of
+from pcgan_lightning.games.derivatives import depends_on, first_gradients, flat, require_differentiable
+from pcgan_lightning.games.linearization import Linearization
 
 PLAYERS = ("generator", "discriminator")
+Players = Literal["both", "generator", "discriminator"]
 
 
 class Game:
@@ -132,7 +136,7 @@ class Game:
         self,
         own: Union[float, Tensor] = 0.0,
         other: Union[float, Tensor] = 0.0,
-        players: Literal["both", "generator", "discriminator"] = "both",
+        players: Players = "both",
     ) -> "Game":
         r"""Return the game whose simultaneous gradient descent is ConOpt's, JARE's, or between them.
 
@@ -153,8 +157,7 @@ class Game:
         for name, weight in (("own", own), ("other", other)):
             if not torch.as_tensor(weight >= 0).all():
                 raise ValueError(f"argument `{name}` must not be negative, got {weight}")
-        if players not in ("both", *PLAYERS):
-            raise ValueError(f"argument `players` must be 'both', 'generator' or 'discriminator', got {players!r}")
+        require_one_of(get_args(Players), players=players)
         if not any(isinstance(weight, Tensor) or weight for weight in (own, other)):
             return self
 
@@ -228,10 +231,8 @@ class Game:
         for name, loss, parameters in zip(
             PLAYERS, (generator_loss, discriminator_loss), (self.generator, self.discriminator), strict=True
         ):
-            # Only if what comes in requires a gradient does a function without a second derivative leave a mark.
-            seed = torch.ones_like(loss, requires_grad=True) if create_graph else None
             # Both losses may share a graph, which the first must not free.
-            gradients = gradients_of(loss, parameters, seed, create_graph=create_graph, retain_graph=True)
+            gradients = first_gradients(loss, parameters, create_graph=create_graph, retain_graph=True)
             for i, (gradient, parameter) in enumerate(zip(gradients, parameters, strict=True)):
                 if gradient is None:
                     raise ValueError(
@@ -252,10 +253,7 @@ class Game:
         """
         found = self._gradients(generator_loss, discriminator_loss, create_graph=True)
         named = [(name, i, g) for name, gs in zip(PLAYERS, found, strict=True) for i, g in enumerate(gs)]
-        if holds_error([gradient.grad_fn for _, _, gradient in named]):
-            raise ValueError(
-                "argument `losses` must be twice differentiable, got a function marked once_differentiable"
-            )
+        require_differentiable(gradient for _, _, gradient in named)
         self._require_constant([entry for entry in named if not depends_on(entry[2], self.parameters)])
         return found
 
@@ -264,17 +262,12 @@ class Game:
         if not suspects:
             return
         source = torch.Generator().manual_seed(0)
-        # Through `data`, which autograd does not see: the graph of the gradients stays usable.
-        values = [parameter.data for parameter in self.parameters]
-        kept = [value.clone() for value in values]
-        try:
-            for value in values:
+        with put_back(self.parameters):
+            for parameter in self.parameters:
+                value = parameter.data  # so that autograd does not see it
                 noise = torch.randn(value.shape, generator=source, dtype=torch.float64).to(value)
                 value += torch.finfo(value.dtype).eps ** 0.5 * (1 + value.abs()) * noise
             moved = dict(zip(PLAYERS, self.gradients(), strict=True))
-        finally:
-            for value, before in zip(values, kept, strict=True):
-                value.copy_(before)
         for name, i, gradient in suspects:
             # Between rounding, eps, and the change of a smooth gradient, its square root.
             tolerance = torch.finfo(gradient.dtype).eps ** 0.75 * gradient.abs().max()
@@ -283,6 +276,17 @@ class Game:
                     f"argument `losses` must be twice differentiable, got a gradient of the {name}'s parameter number "
                     f"{i} that changes with the parameters but was cut off their graph"
                 )
+
+
+@contextmanager
+def put_back(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Give tensors their former values afterwards, unseen by autograd: graphs that hold them stay usable."""
+    kept = [(tensor.data, tensor.detach().clone()) for tensor in tensors]
+    try:
+        yield
+    finally:
+        for value, before in kept:
+            value.copy_(before)
 
 
 def _bytes(count: int) -> str:

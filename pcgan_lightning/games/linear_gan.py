@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from pcgan_lightning.arguments import require_at_least
 from pcgan_lightning.games.equilibria import CURVATURE, SLOPE, equilibrium_jacobian
 from pcgan_lightning.games.game import Game
 
@@ -207,9 +208,7 @@ class LinearGAN:
         Raises:
             ValueError: for arguments out of range.
         """
-        for name, value in (("iterations", iterations), ("record_every", record_every)):
-            if value < 1:
-                raise ValueError(f"argument `{name}` must be at least 1, got {value}")
+        require_at_least(1, iterations=iterations, record_every=record_every)
         step_size, own, other = _columns(step_size=step_size, own=own, other=other)
         source = torch.Generator().manual_seed(seed)
         noise = self._noise(samples, source)
@@ -230,8 +229,7 @@ class LinearGAN:
         if samples is None:
             axes = self.dimension**0.5 * torch.eye(self.dimension, dtype=torch.float64)
             return torch.cat([axes, -axes]).expand(2, -1, -1)
-        if samples < 1:
-            raise ValueError(f"argument `samples` must be at least 1, got {samples}")
+        require_at_least(1, samples=samples)
         return torch.randn(2, samples, self.dimension, generator=source, dtype=torch.float64)
 
     def _points(self, noise: Tensor, phi: Tensor) -> Tensor:

@@ -1,14 +1,12 @@
-"""The Jacobian of a game's simultaneous gradient as a linear map, and what autograd must not keep to itself."""
+"""The Jacobian of a game's simultaneous gradient as a linear map."""
 
-import re
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Optional
 
 import torch
 from torch import Tensor
 
-# What autograd says of a function with a first derivative only; a compiled network is one.
-NO_SECOND_DERIVATIVE = re.compile(r"differentiate twice|double backward|derivative|is not implemented")
+from pcgan_lightning.games.derivatives import flat, gradients_of
 
 
 class Linearization:
@@ -20,11 +18,13 @@ class Linearization:
     Args:
         direction: v, ``[size]``, with its graph.
         parameters: all of them, in v's order.
+        names: of the arguments that are wrong where a second derivative is missing.
     """
 
-    def __init__(self, direction: Tensor, parameters: Sequence[Tensor]) -> None:
+    def __init__(self, direction: Tensor, parameters: Sequence[Tensor], names: str = "`losses`") -> None:
         self._direction = direction
         self._parameters = tuple(parameters)
+        self._names = names
         self._cotangent: Optional[Tensor] = None
 
     @property
@@ -67,7 +67,7 @@ class Linearization:
             self._pulled = self._pull(self._cotangent, create_graph=True)
         if not self._pulled.requires_grad:  # v depends on nothing of the game
             return torch.zeros_like(vector)
-        (product,) = gradients_of(self._pulled, (self._cotangent,), vector, retain_graph=True)
+        (product,) = gradients_of(self._pulled, (self._cotangent,), vector, self._names, retain_graph=True)
         return torch.zeros_like(vector) if product is None else product
 
     def matrix(self) -> Tensor:
@@ -77,7 +77,9 @@ class Linearization:
     def _pull(self, vector: Tensor, create_graph: bool) -> Tensor:
         if not self._direction.requires_grad:  # v is constant
             return torch.zeros_like(vector)
-        found = gradients_of(self._direction, self._parameters, vector, create_graph=create_graph, retain_graph=True)
+        found = gradients_of(
+            self._direction, self._parameters, vector, self._names, create_graph=create_graph, retain_graph=True
+        )
         pieces = zip(found, self._parameters, strict=True)
         return flat([torch.zeros_like(p) if piece is None else piece for piece, p in pieces])
 
@@ -87,51 +89,3 @@ class Linearization:
                 f"argument `vector` must have shape {tuple(self._direction.shape)}, got {tuple(vector.shape)}"
             )
         return vector.to(self._direction)
-
-
-def gradients_of(
-    outputs: Tensor, inputs: Sequence[Tensor], vector: Optional[Tensor] = None, **options: Any
-) -> tuple[Optional[Tensor], ...]:
-    """Return the gradients, None for inputs outside the graph."""
-    try:
-        return torch.autograd.grad(outputs, inputs, vector, allow_unused=True, **options)
-    except RuntimeError as error:
-        if NO_SECOND_DERIVATIVE.search(str(error)):
-            raise ValueError(f"argument `losses` must be twice differentiable, got: {error}") from error
-        raise
-
-
-def depends_on(tensor: Tensor, parameters: Sequence[Tensor]) -> bool:
-    """Return whether a tensor's graph leads to one of the parameters."""
-    if any(tensor is parameter for parameter in parameters):
-        return True
-    leaves, inner = {id(p) for p in parameters}, {p.grad_fn for p in parameters} - {None}
-    waiting, seen = [tensor.grad_fn], {None}
-    while waiting:
-        node = waiting.pop()
-        if node in seen:
-            continue
-        if node in inner or id(getattr(node, "variable", None)) in leaves:
-            return True
-        seen.add(node)
-        waiting.extend(following for following, _ in node.next_functions)
-    return False
-
-
-def holds_error(nodes: list[Any]) -> bool:
-    """Return whether the graph behind these nodes has one that raises when it is differentiated."""
-    seen: set[Any] = set()
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        if node.name().endswith("Error"):
-            return True
-        seen.add(node)
-        nodes.extend(following for following, _ in node.next_functions)
-    return False
-
-
-def flat(tensors: Sequence[Tensor]) -> Tensor:
-    """Return all entries of tensors in one row."""
-    return torch.cat([tensor.reshape(-1) for tensor in tensors])

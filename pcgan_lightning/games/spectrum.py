@@ -13,6 +13,7 @@ import torch
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
 from torch import Tensor
 
+from pcgan_lightning.arguments import require_at_least, require_one_of, require_positive
 from pcgan_lightning.games.game import Game
 
 Leading = Literal["modulus", "real", "imaginary"]
@@ -60,11 +61,8 @@ def leading_eigenvalues(
         ValueError: for arguments out of range, products that are not finite, and as :meth:`Game.linearize`.
         EigenvaluesNotConverged: when fewer than `count` converged within `max_products`.
     """
-    if count < 1:
-        raise ValueError(f"argument `count` must be at least 1, got {count}")
-    basis = _basis(count)
-    if which not in get_args(Leading):
-        raise ValueError(f"argument `which` must be one of {', '.join(get_args(Leading))}, got {which!r}")
+    require_at_least(1, count=count)
+    require_one_of(get_args(Leading), which=which)
     if max_products < least_products(count):
         raise ValueError(
             f"argument `max_products` must be at least {least_products(count)} for {count} eigenvalues, got "
@@ -73,8 +71,7 @@ def leading_eigenvalues(
     linear = game.linearize()
     if tolerance is None:
         tolerance = torch.finfo(linear.direction.dtype).eps ** 0.5
-    if not tolerance > 0:
-        raise ValueError(f"argument `tolerance` must be positive, got {tolerance}")
+    require_positive(tolerance=tolerance)
 
     def product(vector: np.ndarray) -> np.ndarray:
         found = linear.jvp(torch.from_numpy(vector)).to("cpu", torch.float64)
@@ -82,24 +79,16 @@ def leading_eigenvalues(
             raise ValueError("argument `game` must have a finite Jacobian, got a product that is not finite")
         return found.numpy()
 
-    if game.size <= basis:
+    if game.size <= _basis(count):
         matrix = np.stack([product(row) for row in np.eye(game.size)], axis=1)
         return _leading(_dense(matrix), which)[:count]
     # A start of our own: ARPACK's comes from numpy's global random state.
     start = torch.randn(game.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64).numpy()
     if not product(start).any():  # ARPACK refuses a matrix that maps its start to 0
         return torch.zeros(count, dtype=torch.complex128)
+    operator = LinearOperator((game.size, game.size), matvec=product, dtype=np.float64)
     try:
-        found = eigs(
-            LinearOperator((game.size, game.size), matvec=product, dtype=np.float64),
-            k=count,
-            which=_ARPACK[which],
-            v0=start,
-            ncv=basis,
-            tol=tolerance,
-            maxiter=(max_products - 1 - basis) // (basis - count),  # each restart takes as many products
-            return_eigenvectors=False,
-        )
+        return _leading(torch.from_numpy(_arnoldi(operator, start, count, which, tolerance, max_products)), which)
     except ArpackNoConvergence as error:
         converged = _leading(torch.as_tensor(error.eigenvalues, dtype=torch.complex128), which)
         raise EigenvaluesNotConverged(
@@ -107,7 +96,22 @@ def leading_eigenvalues(
             f"which {len(converged)} had converged",
             converged,
         ) from error
-    return _leading(torch.from_numpy(found), which)
+
+
+def _arnoldi(
+    operator: LinearOperator, start: np.ndarray, count: int, which: Leading, tolerance: float, max_products: int
+) -> np.ndarray:
+    basis = _basis(count)
+    return eigs(
+        operator,
+        k=count,
+        which=_ARPACK[which],
+        v0=start,
+        ncv=basis,
+        tol=tolerance,
+        maxiter=(max_products - 1 - basis) // (basis - count),  # each restart takes as many products
+        return_eigenvectors=False,
+    )
 
 
 def every_eigenvalue(game: Game, max_parameters: int = 4096) -> Tensor:

@@ -8,12 +8,12 @@ from pcgan_lightning.losses.adversarial import (
     SaturatingLoss,
     WassersteinLoss,
 )
-from pcgan_lightning.losses.penalties import GradientPenalty, GradientRegularizer, R1Penalty
+from pcgan_lightning.losses.penalties import DiscriminatorPenalty, GradientPenalty, R1Penalty
 
 __all__ = [
     "AdversarialLoss",
+    "DiscriminatorPenalty",
     "GradientPenalty",
-    "GradientRegularizer",
     "HingeLoss",
     "LeastSquaresLoss",
     "NonSaturatingLoss",

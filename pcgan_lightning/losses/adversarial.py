@@ -5,17 +5,18 @@ expectations are means over the batch.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
+from pcgan_lightning.arguments import RecordsArguments
 
-class AdversarialLoss(ABC):
+
+class AdversarialLoss(RecordsArguments, ABC):
     r"""A pair of losses :math:`(L_D, L_G)`, each minimised by its own player.
 
-    A subclass has no state and no constructor arguments. Scores may have any shape and any floating dtype:
+    A subclass has no state. Scores may have any shape and any floating dtype:
     the mean runs over all their elements, in float32 or, for float64 scores, in float64. The two batches may
     differ in size.
 
@@ -25,7 +26,8 @@ class AdversarialLoss(ABC):
         tensor(1.3863)
     """
 
-    init_args: ClassVar[dict[str, Any]] = {}  # what a checkpoint keeps to build the loss again
+    def __init__(self) -> None:
+        """Take no arguments."""
 
     @abstractmethod
     def discriminator(self, real_scores: Tensor, fake_scores: Tensor) -> Tensor:

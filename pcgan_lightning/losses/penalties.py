@@ -1,27 +1,23 @@
 r"""Penalties on the gradient of the discriminator with respect to its input, exact for every sample."""
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pcgan_lightning.arguments import RecordsArguments, require_not_negative
 
-class GradientRegularizer(ABC):
+
+class DiscriminatorPenalty(RecordsArguments, ABC):
     r"""A term that is added to the discriminator's loss.
 
     Args:
         weight: its factor, not negative.
-
-    Attributes:
-        init_args: the constructor's arguments; checkpoints keep them.
     """
 
     def __init__(self, weight: float) -> None:
-        if not weight >= 0.0:
-            raise ValueError(f"argument `weight` must not be negative, got {weight}")
+        require_not_negative(weight=weight)
         self.weight = weight
-        self.init_args: dict[str, Any] = {"weight": weight}
 
     @abstractmethod
     def __call__(self, discriminator: nn.Module, real: Tensor, fake: Tensor, mixing: Tensor) -> Tensor:
@@ -36,7 +32,7 @@ class GradientRegularizer(ABC):
         """
 
 
-class GradientPenalty(GradientRegularizer):
+class GradientPenalty(DiscriminatorPenalty):
     r"""WGAN-GP: :math:`\lambda\, E[(\|\nabla_{\hat x} D(\hat x)\|_2 - 1)^2]` (Gulrajani et al., 2017, Equation 3).
 
     :math:`\hat x = \alpha x + (1 - \alpha) G(z)` with one uniform :math:`\alpha` for each pair. The norm is that of
@@ -56,7 +52,7 @@ class GradientPenalty(GradientRegularizer):
         return self.weight * (gradient_norms(discriminator, mixed) - 1).square().mean()
 
 
-class R1Penalty(GradientRegularizer):
+class R1Penalty(DiscriminatorPenalty):
     r"""R1: :math:`\frac{\gamma}{2} E[\|\nabla_x D(x)\|_2^2]` on real images (Mescheder et al., 2018, Equation 9).
 
     Args:

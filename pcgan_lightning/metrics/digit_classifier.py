@@ -7,6 +7,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
+from pcgan_lightning.arguments import require_at_least
+
 SHIPPED_DIGIT_CLASSIFIER = Path(__file__).with_name("digit_classifier.safetensors")
 DIGIT_SIZE = 8  # of scikit-learn's digits
 
@@ -33,8 +35,7 @@ class DigitClassifier(nn.Module):
 
     def __init__(self, image_size: int = DIGIT_SIZE, pretrained: bool = True) -> None:
         super().__init__()
-        if image_size < DIGIT_SIZE:
-            raise ValueError(f"argument `image_size` must be at least {DIGIT_SIZE}, got {image_size}")
+        require_at_least(DIGIT_SIZE, image_size=image_size)
         self.image_shape = (1, image_size, image_size)
         # Drawing weights that are overwritten at once must not move anyone's random state.
         with torch.random.fork_rng(devices=[], enabled=pretrained):

@@ -1,12 +1,14 @@
 """The classical game: alternating updates of discriminator and generator."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from pcgan_lightning.losses import AdversarialLoss, GradientRegularizer
+from pcgan_lightning.arguments import require_at_least
+from pcgan_lightning.losses import AdversarialLoss, DiscriminatorPenalty
 from pcgan_lightning.modules._processes import Share
 from pcgan_lightning.modules.two_player import TwoPlayerModule
 
@@ -47,13 +49,11 @@ class GAN(TwoPlayerModule):
         discriminator_steps: int = 1,
         generator_steps: int = 1,
         discriminator_first: bool = True,
-        penalty: Optional[GradientRegularizer] = None,
+        penalty: Optional[DiscriminatorPenalty] = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(generator, discriminator, loss, **kwargs)
-        for name, steps in (("discriminator_steps", discriminator_steps), ("generator_steps", generator_steps)):
-            if steps < 1:
-                raise ValueError(f"argument `{name}` must be at least 1, got {steps}")
+        require_at_least(1, discriminator_steps=discriminator_steps, generator_steps=generator_steps)
         self.discriminator_steps = discriminator_steps
         self.generator_steps = generator_steps
         self.discriminator_first = discriminator_first
@@ -66,50 +66,50 @@ class GAN(TwoPlayerModule):
             ema_decay=self.ema_decay,
         )
 
-    def training_step(self, batch: Any, batch_idx: int) -> None:
-        """One iteration: both players' turns on the real images of `batch`."""
-        real = self.real_images(batch)
+    @property
+    @override
+    def updates_per_batch(self) -> int:
+        return self.discriminator_steps
+
+    @override
+    def play(self, real: Tensor, shares: Sequence[Share]) -> Mapping[str, Tensor]:
         if len(real) < self.discriminator_steps:
             raise ValueError(
                 f"a batch of the loader must hold at least `discriminator_steps` = {self.discriminator_steps} "
                 f"images, one for each discriminator update, got {len(real)}"
             )
-        shares = self.begin_iteration(len(real), self.discriminator_steps)
         parts = real.tensor_split(self.discriminator_steps)
         if self.discriminator_first:
-            metrics = self._discriminator_turn(parts, shares) | self._generator_turn(shares[0])
-        else:
-            metrics = self._generator_turn(shares[0]) | self._discriminator_turn(parts, shares)
-        self.end_iteration(metrics)
+            return self._discriminator_turn(parts, shares) | self._generator_turn(shares[0])
+        return self._generator_turn(shares[0]) | self._discriminator_turn(parts, shares)
 
     def _discriminator_turn(self, parts: Sequence[Tensor], shares: Sequence[Share]) -> dict[str, Tensor]:
-        optimizer = self.optimizers()[1]
-        self.toggle_optimizer(optimizer)
         records = []
-        for real, share in zip(parts, shares, strict=True):
-            with torch.no_grad():
-                fake = self.generator(self.draw_latents(share))
-            loss, real_scores, fake_scores = self.discriminator_loss(real, fake)
-            record = {"score/real": real_scores.mean(), "score/fake": fake_scores.mean()}
-            if self.penalty is not None:
-                penalty = self.penalty(self.discriminator, real, fake, self.draw_uniform(share))
-                loss, record["loss/penalty"] = loss + penalty, penalty.detach()
-            self.update(optimizer, share.weigh(loss))
-            record["loss/discriminator"] = loss.detach()
-            records.append({name: share.weigh(value) for name, value in record.items()})
-        self.untoggle_optimizer(optimizer)
+        with self.turn_of("discriminator"):
+            for real, share in zip(parts, shares, strict=True):
+                record = self._discriminator_update(real, share)
+                records.append({name: share.weigh(value) for name, value in record.items()})
         return {name: torch.stack([record[name] for record in records]).mean() for name in records[0]}
 
+    def _discriminator_update(self, real: Tensor, share: Share) -> dict[str, Tensor]:
+        with torch.no_grad():
+            fake = self.generator(self.draw_latents(share))
+        loss, real_scores, fake_scores = self.discriminator_loss(real, fake)
+        record = {"score/real": real_scores.mean(), "score/fake": fake_scores.mean()}
+        if self.penalty is not None:
+            penalty = self.penalty(self.discriminator, real, fake, self.draw_uniform(share))
+            loss, record["loss/penalty"] = loss + penalty, penalty.detach()
+        self.update("discriminator", share.weigh(loss))
+        return record | {"loss/discriminator": loss.detach()}
+
     def _generator_turn(self, share: Share) -> dict[str, Tensor]:
-        optimizer = self.optimizers()[0]
-        self.toggle_optimizer(optimizer)
         losses = []
-        for step in range(self.generator_steps):
-            loss = share.weigh(self.loss.generator(self.discriminator(self.generator(self.draw_latents(share)))))
-            self.update(optimizer, loss, counts=step == self.generator_steps - 1)
-            losses.append(loss.detach())
-        self.untoggle_optimizer(optimizer)
-        return {"loss/generator": torch.stack(losses).mean()}
+        with self.turn_of("generator"):
+            for _ in range(self.generator_steps):
+                scores = self.discriminator(self.generator(self.draw_latents(share)))
+                losses.append(share.weigh(self.loss.generator(scores)))
+                self.update("generator", losses[-1])
+        return {"loss/generator": torch.stack([loss.detach() for loss in losses]).mean()}
 
     def discriminator_loss(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the discriminator's loss on images ``[N, C, H, W]``, and the detached scores of real and fake."""

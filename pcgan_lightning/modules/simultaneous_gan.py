@@ -1,21 +1,27 @@
 """The game as the theory has it: both players move at once, from the same point."""
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Optional
 
-from torch import nn
+from torch import Tensor, nn
+from typing_extensions import override
 
-from pcgan_lightning.games import GameMethod, SimGD
+from pcgan_lightning.games import GameMethod, SimGD, trial_step
 from pcgan_lightning.losses import AdversarialLoss
-from pcgan_lightning.modules._processes import mean_over_processes
-from pcgan_lightning.modules.two_player import TwoPlayerModule
+from pcgan_lightning.modules._processes import Share, mean_over_processes
+from pcgan_lightning.modules.two_player import PLAYERS, TwoPlayerModule
 
 
 class SimultaneousGAN(TwoPlayerModule):
-    r"""A GAN with simultaneous updates: plain, or regularised by ConOpt or JARE.
+    r"""A GAN with simultaneous updates: plain, regularised, adjusted or extrapolated.
 
     One iteration is one step of each player, along gradients at the same point: one batch of the loader, one batch of
-    latents and one forward pass, shared by both. It is one ``trainer.global_step``, as in :class:`GAN`.
+    latents and one forward pass, shared by both. It is one ``trainer.global_step``, as in :class:`GAN`. A method that
+    looks ahead (ExtraGradient) makes a trial step of both optimizers and one more forward pass on the same batch and
+    latents. Weights and buffers are put back: statistics of batch normalisation and singular vectors move once an
+    iteration, by the forward pass at the point itself and by the update. The optimizers' own states go through both
+    steps.
 
     Logged: ``loss/discriminator``, ``loss/generator`` (without the regulariser) and the mean scores ``score/real``,
     ``score/fake``.
@@ -24,7 +30,7 @@ class SimultaneousGAN(TwoPlayerModule):
         generator: see :class:`TwoPlayerModule`, as for all further arguments.
         discriminator: the other player. Preconditioning is put on from outside, by a callback or a function.
         loss: the adversarial loss. Default: hinge.
-        method: what the players descend along: ``SimGD()``, ``ConOpt(gamma)`` or ``JARE(gamma)``. Default: SimGD.
+        method: what the players descend along, such as ``JARE(gamma)``, of ``pcgan_lightning.games``. Default: SimGD.
         **kwargs: optimizers, schedulers and averaging.
 
     Raises:
@@ -46,8 +52,8 @@ class SimultaneousGAN(TwoPlayerModule):
 
     @property
     def twice_differentiated(self) -> bool:
-        """Whether the method has a regulariser, a function of gradients."""
-        return self.method.gamma > 0
+        """Whether the method differentiates gradients again."""
+        return self.method.twice_differentiated
 
     def setup(self, stage: str) -> None:
         """Refuse a loss scale, which gradients that are not backpropagated would not have."""
@@ -58,32 +64,36 @@ class SimultaneousGAN(TwoPlayerModule):
                 f"{self.trainer.precision!r}; use 'bf16-mixed'"
             )
 
-    def training_step(self, batch: Any, batch_idx: int) -> None:
-        """One iteration: both players' gradients at one point, then both steps."""
-        real = self.real_images(batch)
-        (share,) = self.begin_iteration(len(real))
-        real_scores, fake_scores = self.scores(real, self.generator(self.draw_latents(share)))
+    @override
+    def play(self, real: Tensor, shares: Sequence[Share]) -> Mapping[str, Tensor]:
+        (share,) = shares
+        latents = self.draw_latents(share)
+        real_scores, fake_scores = self.scores(real, self.generator(latents))
         losses = [share.weigh(loss) for loss in self.losses(real_scores, fake_scores)]
         for loss in losses:
             # For callbacks that look at losses: it calls their hook, as a backward pass of Lightning's would.
             self.trainer.precision_plugin.pre_backward(loss, self)
         players = [_trained(network) for network in (self.generator, self.discriminator)]
-        directions = self.method(*losses, *players, partial(mean_over_processes, self.trainer))
-        turns = zip(self.optimizers(), players, directions, (True, False), strict=True)
-        for optimizer, parameters, gradients, counts in turns:
-            optimizer.zero_grad()
+        look_ahead = partial(
+            trial_step,
+            players=players,
+            optimizers=[self.optimizer_of(player).optimizer for player in PLAYERS],  # torch's own, uncounted
+            losses=lambda: tuple(share.weigh(loss) for loss in self.game_losses(real, latents)),
+            buffers=[*self.generator.buffers(), *self.discriminator.buffers()],
+        )
+        directions = self.method(*losses, *players, partial(mean_over_processes, self.trainer), look_ahead)
+        for player, parameters, gradients in zip(PLAYERS, players, directions, strict=True):
+            self.optimizer_of(player).zero_grad()
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 # A tensor of its own, as backward() leaves one: optimizers and clipping may work in place.
                 parameter.grad = gradient.clone()
-            self.step(optimizer, counts)
-        self.end_iteration(
-            {
-                "score/real": share.weigh(real_scores.detach().float().mean()),
-                "score/fake": share.weigh(fake_scores.detach().float().mean()),
-                "loss/discriminator": losses[1].detach(),
-                "loss/generator": losses[0].detach(),
-            }
-        )
+            self.step(player)
+        return {
+            "score/real": share.weigh(real_scores.detach().float().mean()),
+            "score/fake": share.weigh(fake_scores.detach().float().mean()),
+            "loss/discriminator": losses[1].detach(),
+            "loss/generator": losses[0].detach(),
+        }
 
 
 def _trained(network: nn.Module) -> list[nn.Parameter]:

@@ -5,6 +5,7 @@ from pcgan_lightning.networks.classifier import ImageClassifier
 from pcgan_lightning.networks.cnn import CNNDiscriminator, CNNGenerator
 from pcgan_lightning.networks.constant_width import ConstantWidthDiscriminator, ConstantWidthGenerator
 from pcgan_lightning.networks.dcgan import DCGANDiscriminator, DCGANGenerator
+from pcgan_lightning.networks.evaluation_mode import evaluation_mode
 from pcgan_lightning.networks.mlp import MLPDiscriminator, MLPGenerator
 from pcgan_lightning.networks.resnet import ResNetDiscriminator, ResNetGenerator
 
@@ -21,4 +22,5 @@ __all__ = [
     "ResNetDiscriminator",
     "ResNetGenerator",
     "SynchronizedBatchNorm",
+    "evaluation_mode",
 ]

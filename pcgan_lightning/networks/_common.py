@@ -1,10 +1,12 @@
-"""What every network needs besides its layers: checked arguments, checked inputs, initial weights."""
+"""What every network needs besides its layers: its row of a table, checked inputs, initial weights."""
 
 import math
 from collections.abc import Collection, Mapping
-from typing import Any, Literal, TypeVar, get_args
+from typing import Literal, TypeVar, get_args
 
 from torch import Tensor, nn
+
+from pcgan_lightning.arguments import require_one_of
 
 Initialization = Literal["xavier_uniform", "orthogonal", "normal", "torch"]
 
@@ -13,22 +15,8 @@ Plan = TypeVar("Plan")
 
 def select_plan(plans: Mapping[int, Plan], image_size: int) -> Plan:
     """Return the row of a family's table for ``image_size``, or say which sizes there are."""
-    if image_size not in plans:
-        sizes = ", ".join(map(str, plans))
-        raise ValueError(f"argument `image_size` must be one of {sizes}, got {image_size}")
+    require_one_of(plans, image_size=image_size)
     return plans[image_size]
-
-
-def constructor_arguments(local_values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a constructor's arguments from its ``locals()`` on its first line; checkpoints keep them."""
-    return {name: value for name, value in local_values.items() if name not in ("self", "__class__")}
-
-
-def require_positive(**values: int) -> None:
-    """Refuse a size below one by the name of its argument."""
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"argument `{name}` must be at least 1, got {value}")
 
 
 def require_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
@@ -49,6 +37,7 @@ def initialize(network: nn.Module, initialization: Initialization, boosted: Coll
             included.
         boosted: Layers to which "xavier_uniform" gives a gain of sqrt(2), that of a ReLU, instead of 1.
     """
+    require_one_of(get_args(Initialization), initialization=initialization)
     if initialization == "torch":
         return
     for layer in network.modules():
@@ -58,10 +47,7 @@ def initialize(network: nn.Module, initialization: Initialization, boosted: Coll
             nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(2) if layer in boosted else 1.0)
         elif initialization == "orthogonal":
             nn.init.orthogonal_(layer.weight)
-        elif initialization == "normal":
-            nn.init.normal_(layer.weight, std=0.02)
         else:
-            choices = ", ".join(get_args(Initialization))
-            raise ValueError(f"argument `initialization` must be one of {choices}, got {initialization}")
+            nn.init.normal_(layer.weight, std=0.02)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)

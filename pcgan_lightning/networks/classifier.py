@@ -5,10 +5,11 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_max_pool2d
 
-from pcgan_lightning.networks._common import constructor_arguments, require_positive, require_shape
+from pcgan_lightning.arguments import RecordsArguments, require_at_least
+from pcgan_lightning.networks._common import require_shape
 
 
-class ImageClassifier(nn.Module):
+class ImageClassifier(RecordsArguments, nn.Module):
     """Map images ``[N, channels, image_size, image_size]`` in [-1, 1] to logits ``[N, classes]``.
 
     A 3x3 convolution of ``width`` channels, then three stages of 2, 6 and 12 times as many: each a 3x3 convolution, a
@@ -29,10 +30,8 @@ class ImageClassifier(nn.Module):
 
     def __init__(self, image_size: int = 32, channels: int = 3, classes: int = 10, width: int = 16) -> None:
         super().__init__()
-        self.init_args = constructor_arguments(locals())
-        require_positive(channels=channels, classes=classes, width=width)
-        if image_size < 8:
-            raise ValueError(f"argument `image_size` must be at least 8, got {image_size}")
+        require_at_least(1, channels=channels, classes=classes, width=width)
+        require_at_least(8, image_size=image_size)
         self.image_shape = (channels, image_size, image_size)
         widths = (width, 2 * width, 6 * width, 12 * width)
         self.feature_dim = widths[-1]

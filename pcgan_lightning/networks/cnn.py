@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
+from pcgan_lightning.arguments import RecordsArguments, require_at_least, require_not_negative
 from pcgan_lightning.networks._common import (
     Initialization,
-    constructor_arguments,
     initialize,
-    require_positive,
     require_shape,
     select_plan,
 )
@@ -41,7 +40,7 @@ _PLANS = {
 }
 
 
-class CNNGenerator(nn.Module):
+class CNNGenerator(RecordsArguments, nn.Module):
     """Map latents ``[N, latent_dim]`` to images ``[N, channels, image_size, image_size]`` in [-1, 1].
 
     A linear layer makes the coarsest feature map, 4x4 (2x2 for 8 pixels, 6x6 for 48); 4x4 transposed convolutions of
@@ -75,10 +74,9 @@ class CNNGenerator(nn.Module):
         batch_norm: bool = True,
     ) -> None:
         super().__init__()
-        self.init_args = constructor_arguments(locals())
         plan = select_plan(_PLANS, image_size)
         width = plan.generator_width if width is None else width
-        require_positive(channels=channels, latent_dim=latent_dim, width=width)
+        require_at_least(1, channels=channels, latent_dim=latent_dim, width=width)
         self.latent_dim = latent_dim
         self.image_shape = (channels, image_size, image_size)
 
@@ -107,7 +105,7 @@ class CNNGenerator(nn.Module):
         return torch.tanh(self.to_image(self.convolutions(features)))
 
 
-class CNNDiscriminator(nn.Module):
+class CNNDiscriminator(RecordsArguments, nn.Module):
     """Map images ``[N, channels, image_size, image_size]`` to raw scores ``[N]``.
 
     Up to 64 pixels, a 3x3 convolution and a 4x4 one of stride 2 share each resolution and its number of
@@ -139,13 +137,14 @@ class CNNDiscriminator(nn.Module):
         extra_convolutions: int = 0,
     ) -> None:
         super().__init__()
-        self.init_args = constructor_arguments(locals())
         plan = select_plan(_PLANS, image_size)
         width = plan.discriminator_width if width is None else width
-        require_positive(channels=channels, width=width)
-        if extra_convolutions < 0 or (extra_convolutions and not plan.paired):
-            allowed = "not be negative" if plan.paired else f"be 0 for {image_size} pixels"
-            raise ValueError(f"argument `extra_convolutions` must {allowed}, got {extra_convolutions}")
+        require_at_least(1, channels=channels, width=width)
+        require_not_negative(extra_convolutions=extra_convolutions)
+        if extra_convolutions and not plan.paired:
+            raise ValueError(
+                f"argument `extra_convolutions` must be 0 for {image_size} pixels, got {extra_convolutions}"
+            )
         self.image_shape = (channels, image_size, image_size)
 
         self.convolutions = nn.ModuleList()

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from pcgan_lightning.arguments import RecordsArguments, require_at_least
 from pcgan_lightning.networks._common import (
     Initialization,
-    constructor_arguments,
     initialize,
-    require_positive,
     require_shape,
 )
 
@@ -29,7 +28,7 @@ _PLAIN = {"kernel_size": 5, "stride": 2, "padding": 2}
 _RESIDUAL = {"kernel_size": 4, "stride": 2, "padding": 1}
 
 
-class ConstantWidthGenerator(nn.Module):
+class ConstantWidthGenerator(RecordsArguments, nn.Module):
     """Map latents ``[N, latent_dim]`` to images ``[N, channels, image_size, image_size]`` in [-1, 1].
 
     A linear layer with ReLU makes the coarsest feature map, three transposed convolutions of stride 2 with ReLU double
@@ -64,8 +63,7 @@ class ConstantWidthGenerator(nn.Module):
         initialization: Initialization = "xavier_uniform",
     ) -> None:
         super().__init__()
-        self.init_args = constructor_arguments(locals())
-        require_positive(channels=channels, latent_dim=latent_dim, width=width)
+        require_at_least(1, channels=channels, latent_dim=latent_dim, width=width)
         _require_multiple_of_16(image_size)
         self.latent_dim = latent_dim
         self.image_shape = (channels, image_size, image_size)
@@ -91,7 +89,7 @@ class ConstantWidthGenerator(nn.Module):
         return torch.tanh(self.to_image(self.layers(features)))
 
 
-class ConstantWidthDiscriminator(nn.Module):
+class ConstantWidthDiscriminator(RecordsArguments, nn.Module):
     """Map images ``[N, channels, image_size, image_size]`` to raw scores ``[N]``.
 
     Four convolutions of stride 2 and of ``width`` channels, down to 2x2 at 32 pixels, with leaky ReLU (0.1) after each,
@@ -120,8 +118,7 @@ class ConstantWidthDiscriminator(nn.Module):
         initialization: Initialization = "xavier_uniform",
     ) -> None:
         super().__init__()
-        self.init_args = constructor_arguments(locals())
-        require_positive(channels=channels, width=width)
+        require_at_least(1, channels=channels, width=width)
         _require_multiple_of_16(image_size)
         self.image_shape = (channels, image_size, image_size)
 

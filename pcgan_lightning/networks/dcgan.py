@@ -8,11 +8,10 @@ from typing import Optional
 
 from torch import Tensor, nn
 
+from pcgan_lightning.arguments import RecordsArguments, require_at_least
 from pcgan_lightning.networks._common import (
     Initialization,
-    constructor_arguments,
     initialize,
-    require_positive,
     require_shape,
     select_plan,
 )
@@ -22,7 +21,7 @@ _HALVINGS = {32: 3, 48: 3, 64: 4}
 _WIDTH = 64
 
 
-class DCGANGenerator(nn.Module):
+class DCGANGenerator(RecordsArguments, nn.Module):
     """Map latents ``[N, latent_dim]`` to images ``[N, channels, image_size, image_size]`` in [-1, 1].
 
     A linear layer makes the coarsest feature map; 4x4 transposed convolutions of stride 2 double its size up to the
@@ -50,10 +49,9 @@ class DCGANGenerator(nn.Module):
         initialization: Initialization = "normal",
     ) -> None:
         super().__init__()
-        self.init_args = constructor_arguments(locals())
         halvings = select_plan(_HALVINGS, image_size)
         width = _WIDTH if width is None else width
-        require_positive(channels=channels, latent_dim=latent_dim, width=width)
+        require_at_least(1, channels=channels, latent_dim=latent_dim, width=width)
         self.latent_dim = latent_dim
         self.image_shape = (channels, image_size, image_size)
 
@@ -74,7 +72,7 @@ class DCGANGenerator(nn.Module):
         return self.layers(self.linear(latents).unflatten(1, self.coarsest_shape))
 
 
-class DCGANDiscriminator(nn.Module):
+class DCGANDiscriminator(RecordsArguments, nn.Module):
     """Map images ``[N, channels, image_size, image_size]`` to raw scores ``[N]``.
 
     4x4 convolutions of stride 2 halve the size down to the coarsest feature map, with leaky ReLU (slope 0.2) after
@@ -102,10 +100,9 @@ class DCGANDiscriminator(nn.Module):
         initialization: Initialization = "normal",
     ) -> None:
         super().__init__()
-        self.init_args = constructor_arguments(locals())
         halvings = select_plan(_HALVINGS, image_size)
         width = _WIDTH if width is None else width
-        require_positive(channels=channels, width=width)
+        require_at_least(1, channels=channels, width=width)
         self.image_shape = (channels, image_size, image_size)
 
         layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2)]

@@ -4,16 +4,15 @@ from math import prod
 
 from torch import Tensor, nn
 
+from pcgan_lightning.arguments import RecordsArguments, require_at_least, require_positive
 from pcgan_lightning.networks._common import (
     Initialization,
-    constructor_arguments,
     initialize,
-    require_positive,
     require_shape,
 )
 
 
-class MLPGenerator(nn.Module):
+class MLPGenerator(RecordsArguments, nn.Module):
     """Map latents ``[N, latent_dim]`` to points ``[N, *image_shape]`` of any value.
 
     ``hidden_layers`` linear layers with ReLU and a linear one, after multiplying the latents by ``latent_scale``. The
@@ -44,10 +43,8 @@ class MLPGenerator(nn.Module):
         initialization: Initialization = "xavier_uniform",
     ) -> None:
         super().__init__()
-        self.init_args = constructor_arguments(locals())
-        require_positive(latent_dim=latent_dim)
-        if latent_scale <= 0:
-            raise ValueError(f"argument `latent_scale` must be positive, got {latent_scale}")
+        require_at_least(1, latent_dim=latent_dim)
+        require_positive(latent_scale=latent_scale)
         self.image_shape = _checked_shape(image_shape)
         self.latent_dim = latent_dim
         self.latent_scale = latent_scale
@@ -60,7 +57,7 @@ class MLPGenerator(nn.Module):
         return self.layers(self.latent_scale * latents).unflatten(1, self.image_shape)
 
 
-class MLPDiscriminator(nn.Module):
+class MLPDiscriminator(RecordsArguments, nn.Module):
     """Map points ``[N, *image_shape]`` to raw scores ``[N]``: hidden layers with ReLU, and a linear one.
 
     Args:
@@ -83,7 +80,6 @@ class MLPDiscriminator(nn.Module):
         initialization: Initialization = "xavier_uniform",
     ) -> None:
         super().__init__()
-        self.init_args = constructor_arguments(locals())
         self.image_shape = _checked_shape(image_shape)
         self.layers = _mlp(prod(self.image_shape), width, hidden_layers, 1)
         initialize(self, initialization)
@@ -95,7 +91,7 @@ class MLPDiscriminator(nn.Module):
 
 
 def _mlp(features_in: int, width: int, hidden_layers: int, features_out: int) -> nn.Sequential:
-    require_positive(width=width, hidden_layers=hidden_layers)
+    require_at_least(1, width=width, hidden_layers=hidden_layers)
     layers: list[nn.Module] = [nn.Linear(features_in, width), nn.ReLU()]
     for _ in range(hidden_layers - 1):
         layers += [nn.Linear(width, width), nn.ReLU()]

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, relu
 
+from pcgan_lightning.arguments import RecordsArguments, require_at_least, require_one_of
 from pcgan_lightning.networks._common import (
     Initialization,
-    constructor_arguments,
     initialize,
-    require_positive,
     require_shape,
     select_plan,
 )
@@ -53,7 +52,7 @@ _DISCRIMINATOR_PLANS = {
 }
 
 
-class ResNetGenerator(nn.Module):
+class ResNetGenerator(RecordsArguments, nn.Module):
     """Map latents ``[N, latent_dim]`` to images ``[N, channels, image_size, image_size]`` in [-1, 1].
 
     A linear layer makes the coarsest feature map, 4x4 (6x6 for 48 pixels); residual blocks double its size up
@@ -85,10 +84,9 @@ class ResNetGenerator(nn.Module):
         initialization: Initialization = "xavier_uniform",
     ) -> None:
         super().__init__()
-        self.init_args = constructor_arguments(locals())
         plan = select_plan(_GENERATOR_PLANS, image_size)
         width = plan.width if width is None else width
-        require_positive(channels=channels, latent_dim=latent_dim, width=width)
+        require_at_least(1, channels=channels, latent_dim=latent_dim, width=width)
         self.latent_dim = latent_dim
         self.image_shape = (channels, image_size, image_size)
 
@@ -109,7 +107,7 @@ class ResNetGenerator(nn.Module):
         return torch.tanh(self.to_image(relu(self.norm(features))))
 
 
-class ResNetDiscriminator(nn.Module):
+class ResNetDiscriminator(RecordsArguments, nn.Module):
     """Map images ``[N, channels, image_size, image_size]`` to raw scores ``[N]``.
 
     Residual blocks, then ReLU, the sum or mean over all positions and a linear layer. At 32 pixels two blocks that
@@ -141,12 +139,10 @@ class ResNetDiscriminator(nn.Module):
         pooling: Literal["sum", "mean"] = "sum",
     ) -> None:
         super().__init__()
-        self.init_args = constructor_arguments(locals())
         plan = select_plan(_DISCRIMINATOR_PLANS, image_size)
         width = plan.width if width is None else width
-        require_positive(channels=channels, width=width)
-        if pooling not in ("sum", "mean"):
-            raise ValueError(f"argument `pooling` must be one of sum, mean, got {pooling}")
+        require_at_least(1, channels=channels, width=width)
+        require_one_of(("sum", "mean"), pooling=pooling)
         self.image_shape = (channels, image_size, image_size)
         self.pooling = pooling
 

@@ -1,7 +1,6 @@
 """Optimizers whose steps have a length that is decided block by block."""
 
 import functools
-import math
 import re
 from collections.abc import Callable
 from typing import Any, Literal, Optional, Union, get_args
@@ -9,6 +8,8 @@ from typing import Any, Literal, Optional, Union, get_args
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
+
+from pcgan_lightning.arguments import require_not_negative, require_one_of
 
 Scope = Literal["global", "layer", "tensor"]
 
@@ -36,8 +37,7 @@ class BlockwiseOptimizer(Optimizer):
     kept_in_copies: tuple[str, ...] = ("scope", "_block_of", "_keys", "_index")
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], scope: Scope) -> None:
-        if scope not in get_args(Scope):
-            raise ValueError(f"argument `scope` must be one of {', '.join(get_args(Scope))}, got {scope!r}")
+        require_one_of(get_args(Scope), scope=scope)
         self.scope = scope
         self._block_of: dict[Tensor, int] = {}
         self._keys: dict[Any, int] = {}
@@ -124,15 +124,6 @@ def layer_name(parameter_name: str) -> str:
     """
     plain = _PARAMETRIZED.sub("", parameter_name)
     return plain if plain != parameter_name else parameter_name.rpartition(".")[0]
-
-
-def require_not_negative(**values: float) -> None:
-    """Refuse a negative or infinite option by its name."""
-    for name, value in values.items():
-        if not value >= 0.0:
-            raise ValueError(f"argument `{name}` must not be negative, got {value}")
-        if value == math.inf:
-            raise ValueError(f"argument `{name}` must be finite, got {value}")
 
 
 def quotient(numerator: Tensor, norms: Tensor, eps: list[float]) -> Tensor:

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from pcgan_lightning.optim.blocks import BlockwiseOptimizer, Scope, layer_name, like, quotient, require_not_negative
+from pcgan_lightning.arguments import require_not_negative, require_one_of
+from pcgan_lightning.optim.blocks import BlockwiseOptimizer, Scope, layer_name, like, quotient
 
 Oracle = Literal["adam", "paper"]
 Members = list[tuple[Tensor, dict[str, Any]]]
@@ -100,8 +101,7 @@ class _AdamOracle(BlockwiseOptimizer):
         oracle: Oracle = "adam",
         maximize: bool = False,
     ) -> None:
-        if oracle not in get_args(Oracle):
-            raise ValueError(f"argument `oracle` must be one of {', '.join(get_args(Oracle))}, got {oracle!r}")
+        require_one_of(get_args(Oracle), oracle=oracle)
         self.oracle = oracle
         super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps, "maximize": maximize}, scope)
 

@@ -5,6 +5,8 @@ from typing import Any, Optional
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer
 
+from pcgan_lightning.arguments import require_at_least
+
 
 class LinearDecay(LRScheduler):
     r"""Constant learning rate, then a linear decay to 0.
@@ -23,8 +25,7 @@ class LinearDecay(LRScheduler):
     """
 
     def __init__(self, optimizer: Optimizer, total_iterations: Optional[int] = None, start: float = 0.5) -> None:
-        if total_iterations is not None and total_iterations < 1:
-            raise ValueError(f"argument `total_iterations` must be at least 1, got {total_iterations}")
+        require_at_least(1, total_iterations=total_iterations)
         if not 0.0 <= start < 1.0:
             raise ValueError(f"argument `start` must be in [0, 1), got {start}")
         self.total_iterations = total_iterations

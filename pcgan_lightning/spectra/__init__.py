@@ -1,21 +1,22 @@
 """Spectra of weight matrices: measuring them, and shaping them with preconditioning polynomials. Pure torch."""
 
+from pcgan_lightning.spectra.matrices import weight_layers
+from pcgan_lightning.spectra.pc_layer import Preconditioner, original_weight, preconditioners
 from pcgan_lightning.spectra.polynomials import (
     PUBLISHED_CUTOFFS,
     PUBLISHED_POLYNOMIALS,
     Polynomial,
+    as_polynomial,
     fit_polynomial,
     piecewise_linear,
-    published_polynomial,
 )
-from pcgan_lightning.spectra.preconditioner import (
-    Preconditioner,
+from pcgan_lightning.spectra.power_iterations import power_iteration
+from pcgan_lightning.spectra.preconditioning import (
+    LayerChoice,
     chosen_layers,
     match_preconditioning,
     original_parameters,
-    power_iteration,
     precondition,
-    preconditioners,
     remove_preconditioning,
 )
 from pcgan_lightning.spectra.singular_values import (
@@ -27,19 +28,22 @@ from pcgan_lightning.spectra.singular_values import (
 __all__ = [
     "PUBLISHED_CUTOFFS",
     "PUBLISHED_POLYNOMIALS",
+    "LayerChoice",
     "Polynomial",
     "Preconditioner",
+    "as_polynomial",
     "chosen_layers",
     "condition_number",
     "fit_polynomial",
     "match_preconditioning",
     "modified_condition_number",
     "original_parameters",
+    "original_weight",
     "piecewise_linear",
     "power_iteration",
     "precondition",
     "preconditioners",
-    "published_polynomial",
     "remove_preconditioning",
     "singular_values",
+    "weight_layers",
 ]

@@ -85,8 +85,8 @@ PUBLISHED_POLYNOMIALS: dict[int, Polynomial] = {
 PUBLISHED_CUTOFFS: dict[int, float] = {3: 0.8, 5: 0.6, 7: 0.4, 9: 0.3}
 
 
-def published_polynomial(degree: "int | Polynomial") -> Polynomial:
-    """Return the published polynomial of this degree; a :class:`Polynomial` is returned as it is.
+def as_polynomial(degree: "int | Polynomial") -> Polynomial:
+    """Return what a degree stands for, its published polynomial; a :class:`Polynomial` is returned as it is.
 
     Raises:
         ValueError: for a degree that was not published.

@@ -3,15 +3,16 @@ r"""Exact singular values of weight matrices, and the (modified) condition numbe
 Paper: "Precondition layer and its use for GANs", Sections 1.2 and 3.4.
 """
 
+import copy
 from typing import Union
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from pcgan_lightning.evaluation_mode import evaluation_mode
 from pcgan_lightning.spectra.matrices import MatrixLayout, batch_by_shape, weight_layers
-from pcgan_lightning.spectra.preconditioner import original_weight, preconditioners, spectral_norm_hook
+from pcgan_lightning.spectra.pc_layer import original_weight, preconditioners
+from pcgan_lightning.spectra.spectral_norm import spectral_norm_hook
 
 
 @torch.no_grad()
@@ -113,9 +114,7 @@ def _effective_weight(layer: nn.Module) -> Tensor:
         return hook.compute_weight(layer, do_power_iteration=False)
     if not parametrize.is_parametrized(layer, "weight"):
         return layer.weight
-    chain = layer.parametrizations.weight
-    with evaluation_mode(chain):
-        return layer.weight
+    return copy.deepcopy(layer.parametrizations.weight).eval()()
 
 
 def _batched_singular_values(matrices: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -13,8 +13,7 @@ from pcgan_lightning.callbacks import AdaptiveMagnitudeLogger, BalanceLogger, Fi
 from pcgan_lightning.data import ImageDataModule
 from pcgan_lightning.modules import GAN
 from pcgan_lightning.networks import CNNDiscriminator, CNNGenerator
-from pcgan_lightning.optim import NSGDA, AdaNSGDA
-from pcgan_lightning.optim.blocks import layer_name
+from pcgan_lightning.optim import NSGDA, AdaNSGDA, layer_name
 from pcgan_lightning.spectra import original_parameters
 
 

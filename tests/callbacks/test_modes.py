@@ -12,8 +12,8 @@ from PIL import Image
 
 from pcgan_lightning.callbacks import FixedPreconditioning, ModeLogger, SampleGridLogger, SpectrumLogger
 from pcgan_lightning.callbacks.monitors.samples import draw_samples
-from pcgan_lightning.data import ImageDataModule, MixtureOfGaussians
-from pcgan_lightning.games import mode_coverage, ring_of_modes
+from pcgan_lightning.data import ImageDataModule, MixtureOfGaussians, ring_of_modes
+from pcgan_lightning.metrics import mode_coverage
 from pcgan_lightning.modules import GAN
 from pcgan_lightning.networks import CNNDiscriminator, CNNGenerator, MLPDiscriminator, MLPGenerator
 

@@ -108,7 +108,7 @@ def test_jare_configs_are_all_there():
 
 @pytest.mark.parametrize("config", JARE_CONFIGS, ids=lambda p: p.stem)
 def test_jare_config_parses(config, resolve):
-    """Facts of the authors' code: the networks, non-saturating loss, 1e-4, beta1 0.5, batch 64, z 128, gamma 100."""
+    """Facts of the authors' code: the networks, non-saturating loss, 1e-4, beta1 0.5, batch 64, z 128, gamma."""
     resolved = resolve(config)
     _, network, method = config.stem.split("_")
     model = resolved["model"]["init_args"]
@@ -131,7 +131,7 @@ def test_jare_config_parses(config, resolve):
     kind = model["method"]["class_path"].rpartition(".")[2]
     assert kind == {"conopt": "ConOpt", "jare": "JARE"}.get(method, "SimGD")
     gamma, players = (model["method"].get("init_args", {}).get(key) for key in ("gamma", "players"))
-    assert (gamma, players) == ((100.0, "both") if method in ("conopt", "jare") else (None, None))
+    assert (gamma, players) == {"conopt": (10.0, "both"), "jare": (100.0, "both")}.get(method, (None, None))
     assert ((resolved["preconditioning"] or {}).get("init_args") or {}).get("degree") == (1 if method == "sn" else None)
     assert resolved["data"]["init_args"]["batch_size"] == 64
     assert resolved["run_dir"] == f"runs/jare/{config.stem}"

@@ -36,10 +36,10 @@ def test_a_run_that_diverges_ends_in_one_line(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     step = GAN.step
 
-    def long(self, optimizer, counts=False):
-        for group in optimizer.param_groups:
+    def long(self, player):
+        for group in self.optimizer_of(player).param_groups:
             group["lr"] = 1e30
-        step(self, optimizer, counts)
+        step(self, player)
 
     monkeypatch.setattr(GAN, "step", long)
     arguments = ("--trainer.max_steps=60", "--checkpoint.every_n_train_steps=10", "--ckpt_path=last")
@@ -63,8 +63,9 @@ def test_restoring_leaves_no_double_in_the_series(tmp_path, monkeypatch):
     """One bad loss in iteration 7: back to iteration 5, and on to the end; every iteration is logged once."""
     update = GAN.update
 
-    def spoiled(self, optimizer, loss, counts=False):
-        update(self, optimizer, loss * torch.nan if self.global_step == 6 else loss, counts)
+    def spoiled(self, player, loss):
+        seventh = self.trainer.fit_loop.total_batch_idx == 6
+        update(self, player, loss * torch.nan if seventh and player == "discriminator" else loss)
 
     monkeypatch.setattr(GAN, "update", spoiled)
     arguments = ("--checkpoint.every_n_train_steps=5", "--trainer.log_every_n_steps=1", "--trainer.max_steps=12")

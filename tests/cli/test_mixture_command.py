@@ -43,12 +43,20 @@ def test_config_is_the_papers_mixture(config, monkeypatch, capsys):
     assert model["loss"]["class_path"].endswith(".SaturatingLoss")
     assert resolved["trainer"]["max_steps"] == 20_000
     assert resolved["run_dir"] == f"runs/jare/{config.stem}"
-    method = {"gan": None, "simgd": "SimGD", "conopt": "ConOpt", "jare": "JARE"}[config.stem.rpartition("_")[2]]
+    method = {
+        "gan": None,
+        "simgd": "SimGD",
+        "conopt": "ConOpt",
+        "jare": "JARE",
+        "sga": "SymplecticGradientAdjustment",
+        "extragradient": "ExtraGradient",
+    }[config.stem.rpartition("_")[2]]
     assert resolved["model"]["class_path"].rpartition(".")[2] == ("SimultaneousGAN" if method else "GAN")
     if method:
         assert model["method"]["class_path"].rpartition(".")[2] == method
-        gamma = {} if method == "SimGD" else {"gamma": 10.0, "players": "both"}
-        assert model["method"].get("init_args", {}) == gamma
+        regularised = {"gamma": 10.0, "players": "both"}
+        arguments = {"SimGD": {}, "ExtraGradient": {}, "SymplecticGradientAdjustment": {"strength": 1.0, "align": True}}
+        assert model["method"].get("init_args", {}) == arguments.get(method, regularised)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda p: p.stem)

@@ -34,11 +34,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from pcgan_lightning.modules import TwoPlayerModule
-from pcgan_lightning.losses import AdversarialLoss, GradientRegularizer
+from pcgan_lightning.losses import AdversarialLoss, DiscriminatorPenalty
 
 def network(path: str) -> nn.Module: Path(path).touch()
 def loss(path: str) -> AdversarialLoss: Path(path).touch()
-def penalty(path: str) -> GradientRegularizer: Path(path).touch()
+def penalty(path: str) -> DiscriminatorPenalty: Path(path).touch()
 def optimizer(path: str) -> Optimizer: Path(path).touch()
 def scheduler(path: str) -> LRScheduler: Path(path).touch()
 def model(path: str) -> TwoPlayerModule: Path(path).touch()

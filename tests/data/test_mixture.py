@@ -7,8 +7,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from pcgan_lightning.data import MixtureLoader, MixtureOfGaussians
-from pcgan_lightning.games import ring_of_modes
+from pcgan_lightning.data import MixtureLoader, MixtureOfGaussians, ring_of_modes
 
 
 def batches(count, **settings):

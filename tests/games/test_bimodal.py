@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pcgan_lightning.games import BimodalGame, Players
+from pcgan_lightning.games import BimodalGame, BimodalPlayers
 from pcgan_lightning.games.bimodal import OUTGROWN
 from pcgan_lightning.optim import NSGDA
 
@@ -13,7 +13,7 @@ from pcgan_lightning.optim import NSGDA
 def random_players(game, games, scale=0.7):
     source = torch.Generator().manual_seed(0)
     draw = lambda *shape: scale * torch.randn(shape, generator=source, dtype=torch.float64)  # noqa: E731
-    return Players(
+    return BimodalPlayers(
         draw(games, game.discriminator_neurons, game.dimension),
         draw(games),
         draw(games),
@@ -37,7 +37,7 @@ def value(game, players, real, neuron):
 
 def test_gradients_are_autograds():
     game = BimodalGame(dimension=20)
-    players = Players(*(p.requires_grad_() for p in random_players(game, 5)))
+    players = BimodalPlayers(*(p.requires_grad_() for p in random_players(game, 5)))
     real, neuron = game.modes[torch.tensor([0, 1, 1, 0, 1])], torch.tensor([0, 3, 5, 1, 0])
     expected = torch.autograd.grad(value(game, players, real, neuron).sum(), players)
     for found, gradient in zip(game.gradients(players, real, neuron), expected, strict=True):
@@ -62,7 +62,7 @@ def test_steps_are_those_of_the_optimizers(rule):
     """One game, played again by autograd and this package's NSGDA, or torch's SGD."""
     game = BimodalGame(dimension=12, discriminator_scale=0.8, generator_scale=0.8)
     run = game.play(rule, 0.05, 0.03, 30, range(4, 5), record_every=10)
-    players = Players(*(torch.nn.Parameter(p) for p in game.initial(range(4, 5))))
+    players = BimodalPlayers(*(torch.nn.Parameter(p) for p in game.initial(range(4, 5))))
     make = NSGDA if rule == "nsgda" else torch.optim.SGD
     up, down = make(players[:3], lr=0.05, maximize=True), make(players[3:], lr=0.03)
     modes, neurons = game._draws(range(4, 5), 31)

@@ -159,7 +159,7 @@ def test_losses_without_second_derivatives():
     # Flash attention, which torch takes on a CPU too, has no second derivative.
     q = torch.randn(1, 1, 8, 4, dtype=torch.float64, requires_grad=True)
     game = Game.zero_sum(lambda: (scaled_dot_product_attention(q, q, q).square() * y).sum(), [q], [y])
-    with pytest.raises(ValueError, match=r"argument `losses` must be twice differentiable, got: derivative for .* not"):
+    with pytest.raises(ValueError, match=r"argument `losses` must be twice differentiable, got derivative for .* not"):
         game.jvp(torch.ones(33))
     game = Game(lambda: ((x**2).sum(), Detached.apply(y).sum()), [x], [y])
     with pytest.raises(ValueError, match="got a gradient of the discriminator's parameter number 0 that changes with"):
@@ -263,5 +263,5 @@ def test_weights_of_the_regulariser():
     both, half = game.regularized(other=2.0), game.regularized(other=2.0, players="generator")
     assert torch.equal(half.update_direction()[:2], both.update_direction()[:2])
     assert torch.equal(half.update_direction()[2:], game.update_direction()[2:])
-    with pytest.raises(ValueError, match="argument `players` must be 'both', 'generator' or 'discriminator', got 'x'"):
+    with pytest.raises(ValueError, match="argument `players` must be one of both, generator, discriminator, got 'x'"):
         game.regularized(other=1.0, players="x")

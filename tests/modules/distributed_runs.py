@@ -15,7 +15,7 @@ from torch.multiprocessing import start_processes
 
 from pcgan_lightning.callbacks import AdaptivePreconditioning
 from pcgan_lightning.data import ImageDataModule
-from pcgan_lightning.games import JARE, ConOpt, SimGD
+from pcgan_lightning.games import JARE, ConOpt, ExtraGradient, SimGD, SymplecticGradientAdjustment
 from pcgan_lightning.losses import (
     GradientPenalty,
     HingeLoss,
@@ -78,6 +78,8 @@ RULES = {
     "simgd": lambda: SimultaneousGAN(*mlps(), method=SimGD(), **game),
     "conopt": lambda: SimultaneousGAN(*mlps(), method=ConOpt(1.0), **game),
     "jare": lambda: SimultaneousGAN(*mlps(), method=JARE(1.0), **game),
+    "sga": lambda: SimultaneousGAN(*mlps(), method=SymplecticGradientAdjustment(), **game),
+    "extragradient": lambda: SimultaneousGAN(*mlps(), method=ExtraGradient(), **game),
     "apc": lambda: GAN(*cnns(False), ema_decay=0.9, generator_scheduler=decay),
     "batch_norm": lambda: GAN(*cnns(True), **both(SGD)),
     "batch_norm_jare": lambda: SimultaneousGAN(*cnns(True), method=JARE(0.1), **game),
@@ -90,6 +92,7 @@ CALLBACKS = {"apc": adaptive}
 def rules(processes):
     """Which to run: on four processes no second one of a kind."""
     alike = {"saturating", "least_squares", "nsgda_layer", "ada_dir", "grafted", "r1_penalty", "uneven_jare", "simgd"}
+    alike |= {"sga", "extragradient"}
     return [rule for rule in RULES if processes < 4 or rule not in alike]
 
 

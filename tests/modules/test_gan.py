@@ -320,7 +320,7 @@ def test_latents_of_processes_are_slices_of_one_stream(tmp_path):
     gan.trainer = run
 
     def draw(world, rank, count):
-        gan.begin_iteration(count)
+        gan._streams.begin_iteration(run, gan.global_step)
         return gan.draw_latents(Share(count, rank * count, world * count, world))
 
     whole = draw(1, 0, 6)

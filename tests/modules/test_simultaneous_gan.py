@@ -1,6 +1,7 @@
 """Both players' steps from one point: against torch by hand, counting, averaging, resuming, processes, errors."""
 
 import copy
+import pkgutil
 
 import lightning.pytorch as pl
 import pytest
@@ -12,14 +13,21 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from pcgan_lightning.callbacks import AdaptivePreconditioning, FixedPreconditioning
 from pcgan_lightning.cli.generate import load_gan
 from pcgan_lightning.data import ImageDataModule
-from pcgan_lightning.games import JARE, ConOpt, SimGD
+from pcgan_lightning.games import JARE, ConOpt, ExtraGradient, SimGD, SymplecticGradientAdjustment
 from pcgan_lightning.losses import HingeLoss, NonSaturatingLoss, SaturatingLoss
 from pcgan_lightning.modules import SimultaneousGAN
 from pcgan_lightning.networks import CNNDiscriminator, CNNGenerator
 from pcgan_lightning.optim import LinearDecay
 from pcgan_lightning.spectra import precondition
 
-METHODS = {"SimGD": SimGD(), "ConOpt": ConOpt(3.0), "JARE": JARE(3.0), "half JARE": JARE(3.0, "generator")}
+METHODS = {
+    "SimGD": SimGD(),
+    "ConOpt": ConOpt(3.0),
+    "JARE": JARE(3.0),
+    "half JARE": JARE(3.0, "generator"),
+    "SGA": SymplecticGradientAdjustment(3.0),
+    "ExtraGradient": ExtraGradient(),
+}
 
 
 def small_gan(**kwargs):
@@ -107,6 +115,43 @@ def test_regularised_steps_by_hand(tmp_path, kind, degree):
     assert any(not torch.allclose(value, start[name]) for name, value in gan.state_dict().items() if name in start)
 
 
+def test_extrapolated_steps_by_hand(tmp_path):
+    """Two iterations of SGD: gradients ahead on the same samples; statistics and singular vectors move once."""
+    rate = 0.01
+    sgd = lambda p: torch.optim.SGD(p, lr=rate)  # noqa: E731
+    gan = small_gan(method=ExtraGradient(), generator_optimizer=sgd, discriminator_optimizer=sgd).double()
+    precondition(gan.discriminator, 3, "all")
+    here = copy.deepcopy(gan)
+    reals, latents = recorded(gan)
+    fit(tmp_path, gan, 2, precision="64-true")
+
+    def step_by(origin, gradients):
+        """Let the players step, each by the optimizer that its PC-layers' power iteration follows."""
+        for network, own in zip((origin.generator, origin.discriminator), gradients, strict=True):
+            for parameter, gradient in zip(network.parameters(), own, strict=True):
+                parameter.grad = gradient
+            torch.optim.SGD(network.parameters(), lr=rate).step()
+
+    def gradients_of(game, real, z):
+        losses = game.game_losses(real.double(), z.double())
+        players = [list(network.parameters()) for network in (game.generator, game.discriminator)]
+        return [torch.autograd.grad(loss, own, retain_graph=True) for loss, own in zip(losses, players, strict=True)]
+
+    for real, z in zip(reals, latents, strict=True):
+        first = gradients_of(here, real, z)
+        ahead = copy.deepcopy(here)
+        step_by(ahead, first)
+        step_by(here, gradients_of(ahead, real, z))
+    for (name, value), expected in zip(gan.state_dict().items(), here.state_dict().values(), strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-14, msg=name)
+
+
+def test_checkpoints_of_former_names():
+    """The methods stood in another file once."""
+    for kind in (SimGD, ConOpt, JARE):
+        assert pkgutil.resolve_name(f"pcgan_lightning.games.regularizers.{kind.__name__}") is kind
+
+
 def test_one_iteration_is_one_step_of_each(tmp_path):
     order, steps = [], []
 
@@ -176,7 +221,8 @@ def test_resumed_run_is_bit_identical(tmp_path, method):
         assert torch.isfinite(value).all(), name
         assert torch.equal(value, second.state_dict()[name]), name
     for optimizer in resumed.optimizers:
-        assert all(state["step"] == 14 for state in optimizer.state.values())
+        steps = 28 if isinstance(method, ExtraGradient) else 14  # those of the extrapolation count as well
+        assert all(state["step"] == steps for state in optimizer.state.values())
 
 
 def test_checkpoint_knows_its_class(tmp_path):
@@ -237,7 +283,7 @@ def test_networks_without_second_derivatives(tmp_path):
             return super().forward(Square.apply(images))
 
     gan = small_gan(discriminator=Discriminator(channels=1, width=2), method=JARE())
-    with pytest.raises(ValueError, match="argument `generator_loss` must have second derivatives, got a function"):
+    with pytest.raises(ValueError, match="argument `generator_loss` must be twice differentiable, got a function"):
         fit(tmp_path, gan, 1)
     fit(tmp_path, small_gan(discriminator=Discriminator(channels=1, width=2)), 1)
 

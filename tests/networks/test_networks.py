@@ -417,7 +417,7 @@ def test_default_initialization_of_the_family(family, default):
         ({"width": 0}, r"^argument `width` must be at least 1, got 0$"),
         (
             {"initialization": "xavier"},
-            r"^argument `initialization` must be one of xavier_uniform, orthogonal, normal, got xavier$",
+            r"^argument `initialization` must be one of xavier_uniform, orthogonal, normal, got 'xavier'$",
         ),
     ],
 )
@@ -500,5 +500,5 @@ def test_mean_pooling_divides_the_sum():
     network.pooling = "mean"
     torch.testing.assert_close(network(images) - network.linear.bias, (scores - network.linear.bias) / 64)
     assert ResNetDiscriminator(width=2, pooling="mean").pooling == "mean"
-    with pytest.raises(ValueError, match="argument `pooling` must be one of sum, mean, got max"):
+    with pytest.raises(ValueError, match="argument `pooling` must be one of sum, mean, got 'max'"):
         ResNetDiscriminator(pooling="max")

@@ -11,8 +11,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from pcgan_lightning.optim import NSGDA, AdaDir, AdaNSGDA, Grafted
-from pcgan_lightning.optim.blocks import layer_name
+from pcgan_lightning.optim import NSGDA, AdaDir, AdaNSGDA, Grafted, layer_name
 from pcgan_lightning.spectra import precondition
 
 # Three tensors in two layers, and one that stands alone.

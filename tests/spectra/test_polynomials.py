@@ -9,9 +9,9 @@ from pcgan_lightning.spectra import (
     PUBLISHED_CUTOFFS,
     PUBLISHED_POLYNOMIALS,
     Polynomial,
+    as_polynomial,
     fit_polynomial,
     piecewise_linear,
-    published_polynomial,
 )
 
 # From the authors' public code: c0, c1, ... of x (c0 + c1 x^2 + ...).
@@ -53,7 +53,7 @@ def singular_value_decomposition(rows, cols, values, seed=0):
 
 @pytest.mark.parametrize("degree", DEGREES)
 def test_published_polynomials(degree):
-    polynomial = published_polynomial(degree)
+    polynomial = as_polynomial(degree)
     assert polynomial is PUBLISHED_POLYNOMIALS[degree]
     assert polynomial.coefficients == PUBLISHED[degree]
     assert polynomial.degree == degree
@@ -65,7 +65,7 @@ def test_ranges_of_published_polynomials(degree):
     cutoff, lowest, highest = CUTOFFS_AND_RANGES[degree]
     assert PUBLISHED_CUTOFFS[degree] == cutoff
     x = torch.linspace(0, 1.1, 110_001, dtype=torch.float64)
-    values = published_polynomial(degree)(x)
+    values = as_polynomial(degree)(x)
     # Half a unit of the third decimal, to which the range is known.
     assert values[x >= cutoff - 1e-9].min().item() == pytest.approx(lowest, abs=5e-4)
     assert values.max().item() == pytest.approx(highest, abs=5e-4)
@@ -80,12 +80,12 @@ def test_only_the_published_degrees_have_a_cutoff():
 @pytest.mark.parametrize("degree", [0, 2, 11, -1, True, 3.5, "3", None])
 def test_unpublished_degrees_are_refused(degree):
     with pytest.raises(ValueError, match=rf"`degree` must be one of \(1, 3, 5, 7, 9\).*got {degree!r}"):
-        published_polynomial(degree)
+        as_polynomial(degree)
 
 
 def test_a_polynomial_passes_as_a_degree():
     polynomial = Polynomial((2.0, -1.0))
-    assert published_polynomial(polynomial) is polynomial
+    assert as_polynomial(polynomial) is polynomial
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -130,7 +130,7 @@ def test_of_matrix_changes_the_singular_values_alone(rows, cols, degree, dtype):
         u, v, matrix = singular_value_decomposition(rows, cols, values, seed)
         matrices.append(matrix)
         expected.append(u * g(PUBLISHED[degree], values) @ v.T)
-    result = published_polynomial(degree).of_matrix(torch.tensor(np.stack(matrices), dtype=dtype))
+    result = as_polynomial(degree).of_matrix(torch.tensor(np.stack(matrices), dtype=dtype))
     assert result.dtype == dtype
     np.testing.assert_allclose(result.numpy(), np.stack(expected), rtol=0, atol=TOLERANCE[dtype])
 
@@ -142,7 +142,7 @@ def test_tall_and_wide_forms_agree(rows, cols, degree):
     powers = range(len(PUBLISHED[degree]))
     left = sum(c * np.linalg.matrix_power(a @ a.T, t) for t, c in zip(powers, PUBLISHED[degree], strict=True)) @ a
     right = a @ sum(c * np.linalg.matrix_power(a.T @ a, t) for t, c in zip(powers, PUBLISHED[degree], strict=True))
-    polynomial, matrix = published_polynomial(degree), torch.tensor(a)[None]
+    polynomial, matrix = as_polynomial(degree), torch.tensor(a)[None]
     result = polynomial.of_matrix(matrix)
     np.testing.assert_allclose(result[0], left, rtol=0, atol=1e-13)
     np.testing.assert_allclose(result[0], right, rtol=0, atol=1e-13)
@@ -153,7 +153,7 @@ def test_tall_and_wide_forms_agree(rows, cols, degree):
 @pytest.mark.parametrize(("rows", "cols"), SHAPES)
 def test_orthogonal_matrices_are_fixed_points(rows, cols, degree):
     _, _, orthogonal = singular_value_decomposition(rows, cols, np.ones(min(rows, cols)))
-    result = published_polynomial(degree).of_matrix(torch.tensor(orthogonal)[None])
+    result = as_polynomial(degree).of_matrix(torch.tensor(orthogonal)[None])
     np.testing.assert_allclose(result[0], orthogonal, rtol=0, atol=1e-13)
 
 
@@ -166,7 +166,7 @@ def test_degree_1_scales():
 @pytest.mark.parametrize(("rows", "cols"), [(3, 20), (20, 3)])
 def test_of_matrix_works_on_the_smaller_side(rows, cols, degree):
     with FlopCounterMode(display=False) as counter:
-        published_polynomial(degree).of_matrix(torch.rand(1, rows, cols))
+        as_polynomial(degree).of_matrix(torch.rand(1, rows, cols))
     # The Gram matrix and the last product cost 2 * 3 * 3 * 20 each, the (degree - 3) / 2 between 2 * 3^3.
     assert counter.get_total_flops() == 2 * (2 * 3 * 3 * 20) + (degree - 3) // 2 * (2 * 3**3)
 

@@ -11,19 +11,20 @@ from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_
 
 from pcgan_lightning.spectra import (
     Polynomial,
+    Preconditioner,
+    as_polynomial,
     chosen_layers,
     fit_polynomial,
     match_preconditioning,
     original_parameters,
+    original_weight,
     power_iteration,
     precondition,
     preconditioners,
-    published_polynomial,
     remove_preconditioning,
     singular_values,
 )
 from pcgan_lightning.spectra.matrices import MatrixLayout
-from pcgan_lightning.spectra.preconditioner import Preconditioner, original_weight
 
 DEGREES = [1, 3, 5, 7, 9]
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -51,7 +52,7 @@ LAYERS = {
 
 def g(degree, x):
     """The published polynomial (tested on its own), by numpy."""
-    return sum(c * x ** (2 * t + 1) for t, c in enumerate(published_polynomial(degree).coefficients))
+    return sum(c * x ** (2 * t + 1) for t, c in enumerate(as_polynomial(degree).coefficients))
 
 
 def input_shape(layer):
@@ -235,7 +236,7 @@ def test_autocast_leaves_the_effective_weight_alone(kind):
 def test_first_and_second_derivatives(build, degree):
     layer = build().double()
     weight = layer.weight.detach()
-    p = Preconditioner(weight, MatrixLayout.of_layer(layer), published_polynomial(degree))
+    p = Preconditioner(weight, MatrixLayout.of_layer(layer), as_polynomial(degree))
     # Off the exact singular vectors, where d(u^T W v) = d(sigma) would hide a gradient through u and v.
     weight = (weight + 0.1 * torch.randn_like(weight)).requires_grad_()
     assert torch.autograd.gradcheck(p, weight)
@@ -513,7 +514,7 @@ def test_preconditioning_again_switches_the_degree_and_keeps_the_vectors():
     assert_vectors_equal(vectors(network), start)
     assert not torch.allclose(network(IMAGES), outputs)
 
-    preconditioners(network)["0"].polynomial = published_polynomial(3)
+    preconditioners(network)["0"].polynomial = as_polynomial(3)
     assert torch.equal(network(IMAGES), outputs)
 
 
@@ -788,8 +789,8 @@ def test_a_state_dict_brings_its_polynomials(saved):
     fresh = precondition(discriminator(), 3, ["0", "2", "4", "9"], normalize_rest=False)
     load(fresh, state_dict)
     assert {n: p.polynomial for n, p in preconditioners(fresh).items()} == {
-        "0": published_polynomial(7),
-        "2": published_polynomial(7),
+        "0": as_polynomial(7),
+        "2": as_polynomial(7),
         "4": Polynomial((0.5, 0.25, 0.25)),
         "9": Polynomial((0.5, 0.25, 0.25)),
     }

@@ -7,11 +7,11 @@ from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm
 
 from pcgan_lightning.spectra import (
+    as_polynomial,
     condition_number,
     modified_condition_number,
     precondition,
     preconditioners,
-    published_polynomial,
     singular_values,
 )
 
@@ -297,7 +297,7 @@ def test_condition_numbers_of_networks(measure, tenth, after_polynomial):
             values = numpy_singular_values(layer, layer.parametrizations.weight.original)
             values = values / values[0]
             if after_polynomial:
-                coefficients = published_polynomial(7).coefficients
+                coefficients = as_polynomial(7).coefficients
                 values = np.sort(sum(c * values ** (2 * t + 1) for t, c in enumerate(coefficients)))[::-1]
         else:
             values = numpy_singular_values(layer)

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 
 from pcgan_lightning.callbacks.loggers import log_scalars
 from pcgan_lightning.callbacks.targets import Target, check_interval, completed_iterations, resolve_target
-from pcgan_lightning.evaluation_mode import evaluation_mode
+from pcgan_lightning.networks import evaluation_mode
 from pcgan_lightning.spectra import modified_condition_number
 
 _log = logging.getLogger(__name__)

@@ -19,12 +19,13 @@ from pcgan_lightning.callbacks.targets import Target, check_interval, completed_
 from pcgan_lightning.games import (
     EigenvaluesNotConverged,
     Game,
+    Leading,
     conditioning_factor,
     every_eigenvalue,
     leading_eigenvalues,
+    least_products,
     phase_factor,
 )
-from pcgan_lightning.games.spectrum import Leading, least_products
 from pcgan_lightning.networks import SynchronizedBatchNorm
 
 log = logging.getLogger("lightning.pytorch")
@@ -174,7 +175,7 @@ class JacobianSpectrumLogger(Callback):
         if method is None or not self.regularized:
             return game
         plain, game = game, method.regularized(game)
-        if method.gamma:
+        if method.twice_differentiated:
             try:
                 game.linearize()
             except ValueError as error:

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from pcgan_lightning.arguments import require_at_least
 from pcgan_lightning.callbacks.loggers import log_scalars
 from pcgan_lightning.callbacks.monitors._steps import optimizer_of
 from pcgan_lightning.callbacks.targets import check_interval, completed_iterations
@@ -39,8 +40,7 @@ class LearningSpeedLogger(Callback):
     """
 
     def __init__(self, every_n_steps: int = 500, steps: int = 10) -> None:
-        if steps < 1:
-            raise ValueError(f"argument `steps` must be at least 1, got {steps}")
+        require_at_least(1, steps=steps)
         self.every_n_steps = check_interval(every_n_steps)
         self.steps = steps
         self.series: dict[str, list] = {"iteration": [], "loss_before": [], "loss_after": [], "decrease": []}

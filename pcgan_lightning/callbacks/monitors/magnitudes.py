@@ -13,9 +13,7 @@ from torch.optim.optimizer import Optimizer
 from pcgan_lightning.callbacks.loggers import log_picture, run_folder
 from pcgan_lightning.callbacks.monitors._figures import magnitude_figure
 from pcgan_lightning.callbacks.monitors._steps import StepMonitor, named_gradients
-from pcgan_lightning.optim import AdaDir, AdaNSGDA
-from pcgan_lightning.optim.blocks import layer_name
-from pcgan_lightning.optim.normalized import adam_oracle
+from pcgan_lightning.optim import AdaDir, AdaNSGDA, adam_oracle, layer_name
 
 
 class AdaptiveMagnitudeLogger(StepMonitor):

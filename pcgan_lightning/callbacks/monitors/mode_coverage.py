@@ -6,6 +6,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from pcgan_lightning.arguments import require_at_least
 from pcgan_lightning.callbacks.loggers import log_scalars
 from pcgan_lightning.callbacks.targets import check_interval, completed_iterations
 from pcgan_lightning.metrics import ModeCoverage, score_generator
@@ -43,9 +44,7 @@ class ModeCoverageLogger(Callback):
         confidence: float = 0.9,
         batch_size: int = 400,
     ) -> None:
-        for name, value in (("count", count), ("batch_size", batch_size)):
-            if value < 1:
-                raise ValueError(f"argument `{name}` must be at least 1, got {value}")
+        require_at_least(1, count=count, batch_size=batch_size)
         self.every_n_steps = check_interval(every_n_steps)
         self.count = count
         self.classifier = classifier

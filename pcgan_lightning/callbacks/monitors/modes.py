@@ -10,11 +10,11 @@ from torch import Tensor
 
 from pcgan_lightning.callbacks.loggers import log_scalars
 from pcgan_lightning.callbacks.targets import check_interval, completed_iterations
-from pcgan_lightning.games import ModeCoverage, mode_coverage
+from pcgan_lightning.metrics import MixtureCoverage, mode_coverage
 
 
 class ModeLogger(Callback):
-    """Log how much of a mixture of Gaussians the generator has found; see ``games.mode_coverage``.
+    """Log how much of a mixture of Gaussians the generator has found; see ``metrics.mode_coverage``.
 
     Every `every_n_steps` iterations and after the last, as ``metric/modes_covered`` and ``metric/high_quality_share``,
     in the loggers and in ``trainer.callback_metrics``. The samples come from latents that stay the same over a run and
@@ -85,7 +85,7 @@ class ModeLogger(Callback):
         if self.series["iteration"][-1:] != [completed_iterations(trainer)]:
             self.measure(trainer, pl_module)
 
-    def measure(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> ModeCoverage:
+    def measure(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> MixtureCoverage:
         """Measure now, extend the series, write to the loggers and return what was found."""
         samples = pl_module.sample_images(pl_module.fixed_latents(self.count))
         found = self._coverage(trainer, samples)
@@ -99,7 +99,7 @@ class ModeLogger(Callback):
         centers = trainer.datamodule.centers if self.centers is None else self.centers
         return centers, trainer.datamodule.std if self.std is None else self.std
 
-    def _coverage(self, trainer: "pl.Trainer", samples: Tensor) -> ModeCoverage:
+    def _coverage(self, trainer: "pl.Trainer", samples: Tensor) -> MixtureCoverage:
         return mode_coverage(samples, *self._mixture(trainer), self.deviations, self.minimum_share)
 
     def state_dict(self) -> dict[str, Any]:
@@ -111,7 +111,7 @@ class ModeLogger(Callback):
         self.series = state_dict["series"]
 
 
-def _named(found: ModeCoverage) -> dict[str, float]:
+def _named(found: MixtureCoverage) -> dict[str, float]:
     return {
         "metric/modes_covered": float(found.modes_covered),
         "metric/high_quality_share": found.high_quality_share,

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from pcgan_lightning.callbacks.loggers import log_scalars, run_folder
 from pcgan_lightning.callbacks.targets import check_interval, completed_iterations
 from pcgan_lightning.data import RealImages, digest_pixels, to_uint8
-from pcgan_lightning.evaluation_mode import evaluation_mode
 from pcgan_lightning.metrics import Features, GenerativeScores, InceptionFeatures, reference_statistics, score_generator
 from pcgan_lightning.metrics.scores import Score, check_scores
+from pcgan_lightning.networks import evaluation_mode
 
 log = logging.getLogger("lightning.pytorch")
 

@@ -54,7 +54,7 @@ class Acceleration(Callback):
         for target in self.targets:
             resolve_target(pl_module, target)
         method, penalty = getattr(pl_module, "method", None), getattr(pl_module, "penalty", None)
-        twice = penalty if penalty is not None else method if getattr(method, "gamma", 0) else None
+        twice = penalty if penalty is not None else method if getattr(method, "twice_differentiated", False) else None
         if self.compile_mode is not None and twice is not None:
             raise ValueError(
                 f"argument `compile_mode` must be None with {type(twice).__name__}, which needs second derivatives "

@@ -15,8 +15,7 @@ from torch.optim.optimizer import Optimizer
 
 from pcgan_lightning.callbacks.targets import check_interval, completed_iterations
 from pcgan_lightning.runs import read_checkpoint
-from pcgan_lightning.spectra import Preconditioner, original_parameters, preconditioners
-from pcgan_lightning.spectra.preconditioner import original_weight
+from pcgan_lightning.spectra import Preconditioner, original_parameters, original_weight, preconditioners
 
 _log = logging.getLogger(__name__)
 

@@ -212,7 +212,7 @@ def test_errors():
             kind(-1)
         with pytest.raises(ValueError, match="argument `gamma` must not be negative, got nan"):
             kind(float("nan"))
-        with pytest.raises(ValueError, match="argument `players` must be 'both', 'generator' or 'discriminator', got"):
+        with pytest.raises(ValueError, match="argument `players` must be one of both, generator, discriminator, got"):
             kind(1.0, "neither")
     with pytest.raises(ValueError, match="`generator_parameters` must require gradients, got some that do not"):
         SimGD()(phi @ theta, phi @ theta, [phi.detach()], [theta])
@@ -227,7 +227,7 @@ def test_errors():
     with pytest.raises(ValueError, match=message):
         JARE()(phi @ theta, phi.detach() @ theta, [phi], [theta])
     once = OnceDifferentiable.apply(phi * theta).sum()
-    with pytest.raises(ValueError, match="`generator_loss` or `discriminator_loss` must have second derivatives, got"):
+    with pytest.raises(ValueError, match="`generator_loss` or `discriminator_loss` must be twice differentiable, got"):
         ConOpt()(once, once, [phi], [theta])
     assert len(SimGD()(once, once, [phi], [theta])) == 2
 

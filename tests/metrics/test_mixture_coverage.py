@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from pcgan_lightning.games import mode_coverage, ring_of_modes
+from pcgan_lightning.data import ring_of_modes
+from pcgan_lightning.metrics import mode_coverage
 
 
 def test_ring_by_hand():

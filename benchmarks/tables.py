@@ -1,0 +1,294 @@
+"""Write the tables of README.md and docs/ from the JSON files of benchmarks/results/.
+
+    python benchmarks/tables.py [--check]
+
+Each table stands between `<!-- results:NAME -->` and `<!-- /results -->`. With --check nothing is written, and the
+exit status says whether all pages are up to date.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from results_file import RESULTS
+
+ROOT = Path(__file__).parents[1]
+PUBLISHED = {  # PC-GAN, Table 1, CIFAR-10: FID; max, second max and mean modified condition number
+    "sn": (77.82, 113.55, 19.46, 17.77),
+    "fpc3": (20.09, 22.65, 1.88, 3.16),
+    "fpc7": (19.31, 9.88, 1.32, 1.85),
+    "apc": (19.53, 12.06, 2.81, 3.19),
+}
+METHODS = {"sn": "SN", "fpc3": "FPC-3", "fpc7": "FPC-7", "apc": "APC"}
+GAME_METHODS = {"simgd": "SimGD", "conopt": "ConOpt", "jare": "JARE"}
+OPTIMIZERS = {"adam": "Adam", "ada_nsgda": "Ada-nSGDA", "nsgda": "nSGDA", "sgda": "SGDA"}
+NETWORK_METHODS = {"gan": "standard GAN", "conopt": "ConOpt", "sn": "SN", "jare": "JARE"}
+
+
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]], *notes: str) -> list[str]:
+    """Return the lines of a table, and of paragraphs below it."""
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return lines + [line for note in notes for line in ("", note)]
+
+
+def beginnings(rows: Iterable[dict[str, Any]]) -> str:
+    """Return at which commits runs began, and with how many threads."""
+    return ", ".join(sorted({f"{row['commit']} with {row['threads']} thread(s) each" for row in rows}))
+
+
+def table1(content: dict[str, Any]) -> list[str]:
+    """Return Table 1 beside the published one, and in words how they differ."""
+    rows, settings = content["result"], content["settings"]
+    known = ("method", "seed", "iterations", "max", "second_max", "mean", "iterations_per_second")
+    known += ("commit", "threads", "hardware")
+    scores = [key for key in rows[0] if key not in known and not key.endswith(("precision", "recall"))]
+    heads = ["method", "seed", "iterations"]
+    heads += [score.replace("_", " ").replace("fid", "FID").replace("kid", "KID") for score in scores]
+    heads += ["max", "second max", "mean", "published: FID", "max, second, mean"]
+    lines = []
+    for row in rows:
+        published, *conditions = PUBLISHED[row["method"]]
+        cells = [METHODS[row["method"]], str(row["seed"]), f"{row['iterations']:,}"]
+        cells += [f"{row[key]:.4g}" for key in scores] + [f"{row[key]:.2f}" for key in ("max", "second_max", "mean")]
+        lines.append([*cells, str(published), ", ".join(map(str, conditions))])
+    widths = "/".join(map(str, settings["widths"]))
+    note = (
+        f"Here: widths {widths}, batch {settings['batch_size']}, {settings['iterations']:,} iterations at most; the "
+        "last scores and condition numbers of each run, the latter after the polynomial. Published: widths 256/128, "
+        "batch 64, 200,000 iterations, FID with Inception features. APC's interval and the "
+        "horizon of the generator's average keep their share of the run: "
+        f"{max(1, round(settings['iterations'] * 3000 / 200_000)):,} and {settings['iterations'] / 20:,.0f} iterations."
+        " So does the linear decay of the step sizes, over the second half. The averaged generator is scored."
+    )
+    if settings["accelerate"]:
+        note += " Here in bf16 autocast, compiled, with fused Adam."
+    note += f" The runs began at commit {beginnings(rows)}. Scores here: {settings['protocol']}"
+    return markdown(heads, lines, note)
+
+
+def table1_short(content: dict[str, Any]) -> list[str]:
+    """Return what of Table 1 says most, beside the published numbers."""
+    rows, settings = content["result"], content["settings"]
+    heads = ["discriminator", "classifier FID", "largest, mean condition number"]
+    lines = []
+    for row in rows:
+        published, largest, _, mean = PUBLISHED[row["method"]]
+        here = f"{row['classifier_fid']:.2f}", f"{row['max']:.2f}, {row['mean']:.2f}"
+        lines.append([METHODS[row["method"]], *here, str(published), f"{largest}, {mean}"])
+    note = (
+        f"Left: {settings['iterations']:,} iterations at widths {'/'.join(map(str, settings['widths']))}, one seed, "
+        "features of a small classifier. Right: the paper's Table 1, 200,000 iterations at widths 256/128, Inception "
+        "features. Condition numbers are the modified ones, of the weights after the polynomial."
+    )
+    return markdown([*heads, "published FID", "published largest, mean"], lines, note)
+
+
+def preconditioning_overhead(content: dict[str, Any]) -> list[str]:
+    result = content["result"]
+    rows = [[n, f"{1e3 * s:.0f}", f"{result['ratio'][n]:.3f}"] for n, s in result["median_seconds"].items()]
+    spectrum = f"{1e3 * result['spectrum_seconds']:.0f} ms, {100 * result['spectrum_share']:.4f}%"
+    heads = ["discriminator's weights", "median ms a step", "ratio to torch's spectral norm"]
+    return markdown(heads, rows, f"One measurement of the full spectrum takes {spectrum} of 1,000 iterations.")
+
+
+def throughput(content: dict[str, Any]) -> list[str]:
+    result, settings = content["result"], content["settings"]
+    speeds, reference = result["iterations_per_second"], result["iterations_per_second"]["plain eager torch, float32"]
+    rows = [[name, f"{speed:.2f}", f"{speed / reference:.2f}"] for name, speed in speeds.items()]
+    widths, work = "/".join(map(str, settings["widths"])), result["flops_per_iteration"] / 1e9
+    note = f"Widths {widths}, batch {settings['batch_size']}: {work:.1f} GFLOP an iteration."
+    return markdown(["training run", "iterations/s", "times plain"], rows, note)
+
+
+def scoring(content: dict[str, Any]) -> list[str]:
+    settings, rows = content["settings"], []
+    for name, row in content["result"].items():
+        whole, alone, generator = (row[f"{key}seconds"] for key in ("", "extractor_", "generator_"))
+        rows.append([name, f"{whole:.1f}", f"{alone:.1f}", f"{whole / alone:.2f}", f"{generator:.1f}"])
+    heads = ["features", "seconds", "features alone", "ratio", "of the rest, generator"]
+    note = f"{settings['count']:,} images of a ResNet generator of width {settings['width']}."
+    return markdown(heads, rows, note)
+
+
+def optimizers(content: dict[str, Any]) -> list[str]:
+    result = content["result"]
+    rows = [[n, f"{1e3 * s:.1f}", f"{result['ratio'][n]:.2f}"] for n, s in result["median_seconds"].items()]
+    return markdown(["optimizer", "median ms a step", "ratio to Adam"], rows)
+
+
+def guards(content: dict[str, Any]) -> list[str]:
+    heads = ["networks", "median ms an iteration", "ratio with both callbacks", "guard, ms an iteration"]
+    heads += ["ms of a reading, of samples, of condition numbers", "share of all"]
+    rows = []
+    for name, row in content["result"].items():
+        cells = [f"{name}, batch {row['batch_size']}", f"{1e3 * row['step_seconds']:.0f}", f"{row['ratio']:.3f}"]
+        rare = ", ".join(f"{1e3 * row[f'{key}_seconds']:.1f}" for key in ("reading", "samples", "conditions"))
+        rows.append([*cells, f"{1e3 * row['guard_seconds']:.2f}", rare, f"{100 * row['share']:.2f}%"])
+    note = (
+        "The ratio is the median over pairs of neighbouring iterations. The share is of the callbacks' own time, taken "
+        "directly: the guard's in every iteration, the other three every 50, 100 and 1,000 iterations."
+    )
+    return markdown(heads, rows, note)
+
+
+def processes(content: dict[str, Any]) -> list[str]:
+    settings, result = content["settings"], content["result"]
+    ratios = f"{result['ratio']:.3f} ({result['ratios'][0]:.3f} to {result['ratios'][-1]:.3f})"
+    rows = [
+        ["each by itself", f"{result['alone_seconds']:.3f}"],
+        ["together, `ddp`", f"{result['together_seconds']:.3f}"],
+        [f"ratio (range over {settings['rounds']} rounds)", ratios],
+    ]
+    networks = "ResNets" if settings["networks"] == "resnet" else "CNNs"
+    note = f"{networks} of width {settings['width']}, batch {settings['batch_size']} in each process, one thread each."
+    return markdown([f"{settings['processes']} processes", "seconds an iteration"], rows, note)
+
+
+def fid(row: dict[str, Any], digits: int) -> str:
+    return "diverged" if row["fid"] is None else f"{row['fid']:.{digits}f}"
+
+
+def wgan_gp(content: dict[str, Any]) -> list[str]:
+    """Return the sweep, the longer runs beside it, and in words how they were made."""
+    result, settings = content["result"], content["settings"]
+    label = "classifier FID" if settings["features"] == "classifier" else "FID"
+    short, long = settings["sweep_iterations"], settings["iterations"]
+    rows = []
+    for method in settings["methods"]:
+        swept = [row for row in result["sweep"] if row["method"] == method]
+        final = [row for row in result["final"] if row["method"] == method]
+        cells = ", ".join(f"{row['step_size']:g}: {fid(row, 1)}" for row in swept)
+        scores = ", ".join(fid(row, 2) for row in final)
+        rows.append([OPTIMIZERS[method], cells, f"{final[0]['step_size']:g}", scores])
+    heads = [
+        "optimizer",
+        f"step sizes: {label} after {short:,} iterations",
+        "best",
+        f"{label} after {long:,} iterations",
+    ]
+    note = (
+        f"Width {settings['width']}, batch {settings['batch_size']}, 5 critic updates an iteration, seed(s) "
+        f"{', '.join(map(str, settings['seeds']))}. The runs began at commit "
+        f"{beginnings([*result['sweep'], *result['final']])}. Scores: {settings['protocol']}"
+    )
+    return markdown(heads, rows, note)
+
+
+def game_updates(content: dict[str, Any]) -> list[str]:
+    settings, result = content["settings"], content["result"]
+    rows = []
+    for row in result["rows"]:
+        time = f"{1e3 * row['median_seconds']:.0f}", f"{row['time_ratio']:.2f}"
+        rows.append(
+            [row["method"], row["weights"], *time, f"{row['peak_mebibytes']:.0f}", f"{row['memory_ratio']:.2f}"]
+        )
+    heads = [
+        "method",
+        "discriminator's weights",
+        "median ms an iteration",
+        "ratio to SimGD",
+        "peak MiB",
+        "ratio to SimGD",
+    ]
+    ratios = ", ".join(f"{method} {ratio:.2f}" for method, ratio in result["operation_ratio"].items())
+    note = (
+        f"CNNs of width {settings['width']}, batch {settings['batch_size']}. Operations of convolutions and linear "
+        f"layers, over SimGD's: {ratios}."
+    )
+    return markdown(heads, rows, note)
+
+
+def jare_networks(content: dict[str, Any]) -> list[str]:
+    """Return one row for each network, one column for each method, and in words how they were made."""
+    settings, rows = content["settings"], content["result"]
+    lines = []
+    for network in map(str.upper, settings["networks"]):
+        own = [row for row in rows if row["network"] == network]
+        losses = [
+            f"{row['generator']:.3f} / {row['discriminator']:.3f}" if row["finite"] else "not finite" for row in own
+        ]
+        lines.append([network, *losses])
+    iterations, finite = settings["iterations"], sum(row["finite"] for row in rows)
+    note = (
+        f"Losses of generator / discriminator, means over the last {max(1, iterations // 10):,} of {iterations:,} "
+        f"iterations. Finite at every iteration in {finite} of {len(rows)} runs. Width {settings['width']}, batch "
+        f"{settings['batch_size']}, the first {settings['max_images']:,} images, seed {settings['seed']}. The runs "
+        f"began at commit {beginnings(rows)}."
+    )
+    return markdown(["network", *(NETWORK_METHODS[method] for method in settings["methods"])], lines, note)
+
+
+def mixture(content: dict[str, Any]) -> list[str]:
+    """Return what each method's generators found at the end, mean and range over the seeds."""
+    rows, settings = content["result"], content["settings"]
+    lines = []
+    for method, name in GAME_METHODS.items():
+        own = [row for row in rows if row["method"] == method]
+        modes, shares = ([row[key] for row in own] for key in ("modes_covered", "high_quality_share"))
+        covered = f"{sum(modes) / len(modes):.1f} ({min(modes)} to {max(modes)})"
+        lines.append([name, covered, f"{sum(shares) / len(shares):.3f} ({min(shares):.3f} to {max(shares):.3f})"])
+    note = (
+        f"Means and ranges over {len(settings['seeds'])} seeds after {settings['iterations']:,} iterations, width "
+        f"{settings['width']}, step size {settings['lr']:g}, gamma {settings['gamma']:g}. Of 2,500 samples, those "
+        "within 3 standard deviations of a mode are of high quality; 20 of them cover it."
+    )
+    return markdown(["method", "modes covered", "share of high-quality samples"], lines, note)
+
+
+def faults(content: dict[str, Any]) -> list[str]:
+    """Return where the kills hit, and how many runs ended as the undisturbed one did."""
+    result, settings = content["result"], content["settings"]
+    kinds = ("before the first checkpoint", "between checkpoints")
+    kinds += ("while a checkpoint was written", "after the last iteration")
+
+    def kind_of(where: dict[str, Any]) -> str:
+        if any(name.endswith(".part") for name in where["checkpoints"]):
+            return kinds[2]
+        if not where["checkpoints"]:
+            return kinds[0]
+        return kinds[3] if where["iteration"] == settings["iterations"] else kinds[1]
+
+    kills = [(kind_of(where), not run["differences"]) for run in result["runs"] for where in run["kills"]]
+    ends = {kind: [same for found, same in kills if found == kind] for kind in kinds}
+    rows = [[kind, str(len(same)), str(sum(same))] for kind, same in ends.items()]
+    rows.append(["in all", str(result["kills"]), f"{result['survived']} of {result['kills']}"])
+    note = (
+        f"{len(result['runs'])} runs of {settings['iterations']} iterations on digits, killed "
+        f"{max(len(run['kills']) for run in result['runs'])} times at most, seed {settings['seed']}."
+    )
+    return markdown(["killed", "kills", "ended bit-identical"], rows, note)
+
+
+_OF_RUNS = (faults, jare_networks, mixture, table1, table1_short, wgan_gp)
+_OF_TIMES = (game_updates, guards, optimizers, preconditioning_overhead, processes, scoring, throughput)
+TABLES = {function.__name__: function for function in (*_OF_RUNS, *_OF_TIMES)} | {"mixture_small": mixture}
+
+
+def table(name: str) -> str:
+    """Return one table and the line that says where it was measured."""
+    content = json.loads((RESULTS / f"{name.removesuffix('_short')}.json").read_text())
+    where = content["environment"]
+    versions = ", ".join(f"{package} {number}" for package, number in where["versions"].items())
+    threads = f"{where['threads']} thread{'s' if where['threads'] > 1 else ''}"
+    source = f"Measured on {where['date']} at commit {where['commit']}: {where['hardware']}, {threads}, {versions}."
+    return "\n".join([*TABLES[name](content), "", source])
+
+
+def main() -> int:
+    pattern = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
+    stale = False
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        old = page.read_text()
+        new = pattern.sub(lambda match: f"{match[1]}{table(match[2])}\n{match[3]}", old)
+        stale |= old != new
+        if "--check" not in sys.argv:
+            page.write_text(new)
+    return int(stale and "--check" in sys.argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

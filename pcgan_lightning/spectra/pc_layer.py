@@ -1,0 +1,144 @@
+r"""The PC-layer: a weight reparametrised as :math:`g(SN(W))`.
+
+Paper: "Precondition layer and its use for GANs", Section 3.2. The forward is a pure function of the weight, the two
+singular vectors and the coefficients.
+"""
+
+import contextlib
+import copy
+import weakref
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from pcgan_lightning.spectra.matrices import MatrixLayout, weight_layers
+from pcgan_lightning.spectra.polynomials import Polynomial
+
+EPSILON = 1e-12  # of the power iteration's normalisations, as in torch's own spectral norm
+
+# Layers whose power iteration follows the optimizers, by id; weak, so that a network can be collected, and ordered,
+# so that two equal runs batch them alike.
+FOLLOWED_LAYERS: "weakref.WeakValueDictionary[int, nn.Module]" = weakref.WeakValueDictionary()
+
+
+class Preconditioner(nn.Module):
+    r"""Parametrization :math:`W \mapsto g(W / \tilde\sigma)` with :math:`\tilde\sigma = u^\top W v` (PC-layer).
+
+    The gradient flows through :math:`\tilde\sigma`; u and v are constants. With g(x) = x this is spectral
+    normalisation. Computed in at least float32 whatever the weight's dtype and autocast say, and returned in the
+    weight's dtype. For a grouped convolution :math:`\tilde\sigma` is the largest over the diagonal blocks. Use
+    :func:`precondition` to put it on a network.
+
+    Args:
+        weight: the weight tensor, for the initial u and v: its exact leading singular vectors.
+        layout: how the weight is read as matrices ``[groups, rows, cols]``.
+        polynomial: the preconditioning polynomial g; replaceable at any time.
+
+    Attributes:
+        u: left singular vectors, ``[groups, rows]``, a buffer.
+        v: right singular vectors, ``[groups, cols]``, a buffer.
+        polynomial: g. It travels in the ``state_dict`` as extra state.
+    """
+
+    def __init__(self, weight: Tensor, layout: MatrixLayout, polynomial: Polynomial) -> None:
+        super().__init__()
+        self.layout = layout
+        self.polynomial = polynomial
+        u, v = leading_singular_vectors(self.matrices(weight.detach()))
+        self.register_buffer("u", u)
+        self.register_buffer("v", v)
+        self._layer: weakref.ref[nn.Module] | None = None
+
+    def matrices(self, weight: Tensor) -> Tensor:
+        """Return the weight's matrices ``[groups, rows, cols]`` in at least float32."""
+        matrices = self.layout.to_matrices(weight)
+        return matrices.to(torch.promote_types(matrices.dtype, torch.float32))
+
+    def spectral_norm(self, matrices: Tensor) -> Tensor:
+        r"""Return the estimate :math:`\max_{groups} u^\top W v`, a scalar."""
+        u, v = self.u.to(matrices.dtype), self.v.to(matrices.dtype)
+        return torch.linalg.vecdot(u, (matrices @ v.unsqueeze(-1)).squeeze(-1)).amax()
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return g(SN(weight)), of the shape and dtype of `weight`."""
+        with _without_autocast(weight.device.type):
+            matrices = self.matrices(weight)
+            matrices = self.polynomial.of_matrix(matrices / self.spectral_norm(matrices))
+            return self.layout.to_weight(matrices, weight.shape).to(weight.dtype)
+
+    def get_extra_state(self) -> Tensor:
+        """Return the coefficients of the current polynomial, ``[terms]``, float64."""
+        return torch.tensor(self.polynomial.coefficients, dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take over the polynomial of a checkpoint."""
+        self.polynomial = Polynomial(tuple(state.tolist()))
+
+    def extra_repr(self) -> str:
+        """Show the degree in the printed network."""
+        return f"degree={self.polynomial.degree}"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        before = self.u, self.v
+        super()._apply(fn, recurse)
+        # A half-precision network keeps float32 singular vectors, lest the estimate be off by a rounding of 2^-9.
+        for name, buffer in zip(("u", "v"), before, strict=True):
+            if getattr(self, name).dtype.itemsize < 4:
+                setattr(self, name, buffer.to(getattr(self, name).device))
+        return self
+
+    def __deepcopy__(self, memo: dict) -> "Preconditioner":
+        replica = self.__class__.__new__(self.__class__)
+        memo[id(self)] = replica
+        replica.__dict__ = copy.deepcopy(self.__dict__, memo)
+        # A copied layer trains on its own, so optimizer steps must find it as well.
+        layer = memo.get(id(self._layer())) if self._layer is not None else None
+        if layer is not None:
+            replica.follow(layer)
+        return replica
+
+    def follow(self, layer: nn.Module) -> None:
+        """Move u and v whenever an optimizer has stepped on this layer's weight."""
+        self._layer = weakref.ref(layer)
+        FOLLOWED_LAYERS[id(layer)] = layer
+
+
+def preconditioners(module: nn.Module) -> dict[str, Preconditioner]:
+    """Return the PC-layers of a network by layer name; assign their ``polynomial`` to switch it."""
+    found = ((name, preconditioner_of(layer)) for name, layer in weight_layers(module).items())
+    return {name: p for name, p in found if p is not None}
+
+
+def original_weight(layer: nn.Module) -> Tensor:
+    """Return the weight the optimizer owns: W itself where the layer computes g(SN(W))."""
+    if parametrize.is_parametrized(layer, "weight"):
+        return layer.parametrizations.weight.original
+    return layer.weight
+
+
+def preconditioner_of(layer: nn.Module) -> Preconditioner | None:
+    """Return the PC-layer on a layer's weight, if there is one."""
+    if parametrize.is_parametrized(layer, "weight"):
+        first = layer.parametrizations.weight[0]
+        return first if isinstance(first, Preconditioner) else None
+    return None
+
+
+def leading_singular_vectors(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the exact u ``[batch, rows]``, v ``[batch, cols]`` of the largest singular values."""
+    wide = matrices.shape[1] <= matrices.shape[2]
+    small = matrices if wide else matrices.mT
+    # float64, because the Gram matrix squares the condition number.
+    gram = small.double() @ small.mT.double()
+    first = torch.linalg.eigh(gram).eigenvectors[..., -1].to(matrices.dtype)  # [batch, min(rows, cols)]
+    second = nn.functional.normalize((small.mT @ first.unsqueeze(-1)).squeeze(-1), dim=-1, eps=EPSILON)
+    u, v = (first, second) if wide else (second, first)
+    return u.contiguous(), v.contiguous()
+
+
+def _without_autocast(device_type: str) -> contextlib.AbstractContextManager:
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return contextlib.nullcontext()

@@ -1,0 +1,194 @@
+"""Putting PC-layers on the layers of any network, from outside, and taking them off."""
+
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from typing import Literal, TypeVar, Union
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from pcgan_lightning.spectra.matrices import MatrixLayout, is_convolution, weight_layers
+from pcgan_lightning.spectra.pc_layer import FOLLOWED_LAYERS, Preconditioner, original_weight, preconditioner_of
+from pcgan_lightning.spectra.polynomials import Polynomial, as_polynomial
+from pcgan_lightning.spectra.spectral_norm import (
+    has_parametrized_spectral_norm,
+    remove_spectral_norm_hook,
+    spectral_norm_hook,
+    take_over_vectors,
+)
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+LayerChoice = Union[Literal["convolutions", "all"], Collection[str], Callable[[str, nn.Module], bool]]
+
+
+def precondition(
+    module: ModuleT,
+    degree: Union[int, Polynomial] = 3,
+    layers: LayerChoice = "convolutions",
+    normalize_rest: bool = True,
+) -> ModuleT:
+    r"""Put a PC-layer :math:`g(SN(W))` on the weights of a network, in place.
+
+    Works on Linear, Conv1d-3d and ConvTranspose1d-3d, whatever the network. The Parameter objects stay the same, so
+    an optimizer made before or after works on unchanged. A spectral norm of torch (either kind) on a layer is
+    replaced, its singular vectors taken over. Called again, it changes the polynomials and keeps the vectors.
+
+    Args:
+        module: the network, or one layer.
+        degree: 1, 3, 5, 7 or 9 for a published polynomial (1: plain spectral normalisation), or a
+            :class:`Polynomial`.
+        layers: which layers get the polynomial: ``"convolutions"`` (as the authors did), ``"all"``, a collection of
+            layer names, or a function of (name, layer).
+        normalize_rest: whether the other layers get spectral normalisation (degree 1) or are left as they are.
+
+    Returns:
+        `module` itself.
+
+    Raises:
+        ValueError: for an unknown degree or layer name, a module without a weight matrix, a zero or uninitialised
+            weight, or a weight under another parametrization.
+
+    Example:
+        >>> from torch import nn
+        >>> net = precondition(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 1)), degree=7)
+        >>> [p.polynomial.degree for p in preconditioners(net).values()]
+        [7, 1]
+    """
+    polynomial = as_polynomial(degree)
+    found = weight_layers(module)
+    if not found:
+        raise ValueError(
+            f"argument `module` must hold a Linear, Conv or ConvTranspose layer, got {type(module).__name__}"
+        )
+    chosen = chosen_layers(module, layers)
+    if not chosen and polynomial.degree > 1:
+        warnings.warn(
+            f"layers={layers!r} chooses none of {list(found)}: the polynomial of degree {polynomial.degree} is applied "
+            "nowhere. For linear layers say layers='all'.",
+            stacklevel=2,
+        )
+    affected = {name: layer for name, layer in found.items() if name in chosen or normalize_rest}
+    for name, layer in affected.items():
+        _check_weight(name, layer)
+    for name, layer in affected.items():
+        _attach(layer, polynomial if name in chosen else as_polynomial(1))
+    return module
+
+
+def chosen_layers(module: nn.Module, layers: LayerChoice = "convolutions") -> list[str]:
+    """Return the names of the weight layers that `layers` chooses; arguments as in :func:`precondition`."""
+    found = weight_layers(module)
+    if callable(layers):
+        return [name for name, layer in found.items() if layers(name, layer)]
+    if layers == "all":
+        return list(found)
+    if layers == "convolutions":
+        return [name for name, layer in found.items() if is_convolution(layer)]
+    if isinstance(layers, str):
+        raise ValueError(
+            f"argument `layers` must be 'convolutions', 'all', a collection of names or a function, got {layers!r}"
+        )
+    layers = set(layers)
+    unknown = sorted(layers - set(found))
+    if unknown:
+        raise ValueError(
+            f"argument `layers` must name weight layers of the module, got {unknown}; it has {list(found)}"
+        )
+    return [name for name in found if name in layers]
+
+
+def remove_preconditioning(module: ModuleT) -> ModuleT:
+    """Fold g(SN(W)) into plain weights, in place: outputs and Parameter objects stay the same.
+
+    Layers without a PC-layer are left alone. Returns `module` itself.
+    """
+    layers = [layer for layer in weight_layers(module).values() if preconditioner_of(layer) is not None]
+    # All weights before the first is written, since layers may share one.
+    for layer, weight in [(layer, layer.weight.detach().clone()) for layer in layers]:
+        FOLLOWED_LAYERS.pop(id(layer), None)
+        # Copies of a layer share the class that torch made for it, and torch takes the property off the class.
+        shared = type(layer)
+        layer.__class__ = type(shared.__name__, shared.__bases__, dict(shared.__dict__))
+        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+        layer.weight.data.copy_(weight)
+        # torch puts the weight behind the bias; optimizers of a fresh network have it first.
+        for name in [n for n in layer._parameters if n != "weight"]:
+            layer._parameters[name] = layer._parameters.pop(name)
+    return module
+
+
+def original_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters by the names and in the order they have without any PC-layer.
+
+    ``module.named_parameters()`` has a parametrised weight behind its layer's bias, under a longer name. An optimizer
+    over these instead has the same state, entry by entry, with and without preconditioning.
+    """
+    found: dict[nn.Parameter, str] = {}
+    for path, layer in module.named_modules():
+        own = dict(layer.named_parameters(recurse=False))
+        if preconditioner_of(layer) is not None:
+            own = {"weight": original_weight(layer)} | own
+        for name, parameter in own.items():
+            found.setdefault(parameter, f"{path}.{name}" if path else name)
+    # Those of a parametrization itself are found at their layer first.
+    return {name: parameter for parameter, name in found.items()}
+
+
+def match_preconditioning(module: nn.Module, state_dict: Mapping[str, Tensor], prefix: str = "") -> None:
+    """Put PC-layers on, or take them off, so that `module` can load `state_dict` strictly.
+
+    Args:
+        module: a freshly built network.
+        state_dict: the state of a network of the same architecture, of which some layers may be preconditioned.
+        prefix: what stands before the names of `module` in the keys, e.g. ``"discriminator."``.
+    """
+    for name, layer in weight_layers(module).items():
+        path = f"{prefix}{name}." if layer is not module else prefix
+        saved = f"{path}parametrizations.weight.0._extra_state"
+        if saved in state_dict:
+            _attach(layer, Polynomial(tuple(state_dict[saved].tolist())))
+        elif f"{path}weight" in state_dict:
+            remove_preconditioning(layer)
+
+
+def _check_weight(name: str, layer: nn.Module) -> None:
+    rule = f"layer {name!r} can't be preconditioned:"
+    if preconditioner_of(layer) is not None:
+        return
+    if parametrize.is_parametrized(layer, "weight"):
+        kinds = [type(p).__name__ for p in layer.parametrizations.weight]
+        if not has_parametrized_spectral_norm(layer):
+            raise ValueError(f"{rule} its weight must have no other parametrization, got {kinds}")
+        weight = original_weight(layer)
+    else:
+        weight = layer._parameters.get("weight_orig" if spectral_norm_hook(layer) else "weight")
+    if weight is None or isinstance(weight, nn.parameter.UninitializedTensorMixin):
+        raise ValueError(f"{rule} its weight must be an initialised Parameter, got {type(layer).__name__}")
+    if not weight.is_floating_point():
+        raise ValueError(f"{rule} its weight must be of a real floating dtype, got {weight.dtype}")
+    if not weight.is_meta and not weight.isfinite().all():
+        raise ValueError(f"{rule} its weight must be finite, got NaN or infinity")
+    if not weight.is_meta and not weight.any():
+        raise ValueError(f"{rule} its weight must not be zero, since SN(W) = W / ||W||")
+
+
+def _attach(layer: nn.Module, polynomial: Polynomial) -> None:
+    """Put a PC-layer on one layer, in the place of torch's spectral norm where there is one."""
+    existing = preconditioner_of(layer)
+    if existing is not None:
+        existing.polynomial = polynomial
+        return
+    layout = MatrixLayout.of_layer(layer)
+    if has_parametrized_spectral_norm(layer):
+        former = layer.parametrizations.weight[0]
+        new = Preconditioner(original_weight(layer), layout, polynomial)
+        take_over_vectors(new, original_weight(layer), former.dim, former._u, former._v)
+        layer.parametrizations.weight[0] = new.train(layer.training)
+    else:
+        vectors = remove_spectral_norm_hook(layer)
+        new = Preconditioner(layer.weight, layout, polynomial)
+        if vectors is not None:
+            take_over_vectors(new, layer.weight, *vectors)
+        # `unsafe` skips the trial evaluation; shape and dtype are kept by construction.
+        parametrize.register_parametrization(layer, "weight", new, unsafe=True)
+    new.follow(layer)
