@@ -22,14 +22,21 @@ from pcgan_lightning.modules import TwoPlayerModule
 
 
 def composed(path: Path) -> dict[str, Any]:
-    """Return a configuration with the pieces that it names."""
+    """Return a configuration with the pieces that it names; a whole one, named by `config`, completes it."""
 
     def fill(value: Any, folder: Path) -> Any:
         if isinstance(value, str) and value.endswith(".yaml"):
             return composed((folder / value).resolve())
         return {key: fill(entry, folder) for key, entry in value.items()} if isinstance(value, dict) else value
 
-    return fill(yaml.safe_load(path.read_text()), path.parent)
+    own = fill(yaml.safe_load(path.read_text()), path.parent)
+    return completed(own, own.pop("config", {}))
+
+
+def completed(own: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration with what it lacks of another."""
+    shared = {key for key in own if isinstance(own[key], dict) and isinstance(whole.get(key), dict)}
+    return whole | own | {key: completed(own[key], whole[key]) for key in shared}
 
 
 class Stopwatch(Callback):
@@ -51,6 +58,7 @@ def run_briefly(method: str, iterations: int) -> list[float]:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(TwoPlayerModule, "model")
     parser.add_subclass_arguments(Preconditioning, "preconditioning", required=False, fail_untyped=False)
+    config["model"].setdefault("class_path", "GAN")  # the command's default
     parsed = parser.parse_object({key: config[key] for key in ("model", "preconditioning") if key in config})
     seed_everything(0, verbose=False)
     built, watch = parser.instantiate_classes(parsed), Stopwatch()

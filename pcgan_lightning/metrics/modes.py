@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from pcgan_lightning.evaluation_mode import evaluation_mode
+from pcgan_lightning.networks import evaluation_mode
 from pcgan_lightning.metrics.digit_classifier import DigitClassifier
 
 
