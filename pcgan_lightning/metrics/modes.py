@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from pcgan_lightning.networks import evaluation_mode
 from pcgan_lightning.metrics.digit_classifier import DigitClassifier
+from pcgan_lightning.networks import evaluation_mode
 
 
 class _Judged(NamedTuple):
