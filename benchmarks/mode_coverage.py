@@ -174,7 +174,9 @@ def main() -> None:
         train(calls, arguments.iterations, arguments.parallel, threads=1)  # so small networks gain nothing from more
     rows = collect(runs, arguments.iterations)
     found = analyze(rows, arguments.iterations, known_seconds())
-    print("\n".join(mode_coverage({"settings": {"iterations": arguments.iterations}, "result": found})))
+    print(
+        "\n".join(mode_coverage({"settings": {"iterations": arguments.iterations}, "result": {"runs": rows, **found}}))
+    )
     if arguments.save:
         central = [row for row in rows if (row["depth"], row["rate"], row["loss"]) == (0, 2e-4, "HingeLoss")]
         over_iterations([row for row in central if row["method"] in CENTRAL], METHODS, ROOT / "docs" / "modes.png")

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from mode_coverage_analysis import EARLY, MECHANISMS, MODES, typical
 
 # Okabe and Ito's colours, safe for colour-blind readers; the degrees from light to dark blue.
@@ -41,9 +43,17 @@ def over_iterations(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str],
     upper.set(ylabel="modes covered, of 1,000", ylim=(0, 1020))
     upper.legend(title="median over seeds (their number); band: all", fontsize=8, title_fontsize=8, ncols=2)
     lower.set(ylabel=LABELS["condition"], xlabel="iteration", yscale="log", xlim=(0, None))
+    _plain_numbers(lower.yaxis)
     for axis in (upper, lower):
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=130)
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """Label a logarithmic axis, which may hold no power of ten, with numbers as they are written."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _band(axis: Axes, series: Sequence[Mapping[int, float]], color: str, label: str) -> None:
@@ -69,6 +79,7 @@ def scatter(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str], path: P
         axis.grid(alpha=0.3)
         if mechanism != "learning":  # which may be negative
             axis.set_xscale("log")
+            _plain_numbers(axis.xaxis)
     axes[0].set_ylabel("modes at the end")
     axes[-1].legend(fontsize=7)
     figure.savefig(path, dpi=130)

@@ -30,8 +30,11 @@ NAMES = {
 
 
 def mode_coverage(content: Mapping[str, Any]) -> list[str]:
-    """Return the board, the paired tests, and what goes with success."""
-    return [*board(content), "", *tests(content), "", *mechanisms(content)]
+    """Return the board, the paired tests, what goes with success, and where the runs were made."""
+    runs = content["result"]["runs"]
+    began = ", ".join(sorted({f"{run['commit']} with {run['threads']} thread(s) each" for run in runs}))
+    lines = [*board(content), "", *tests(content), "", *mechanisms(content)]
+    return [*lines, "", f"{len(runs)} runs; they began at commit {began}."] if runs else lines
 
 
 def board(content: Mapping[str, Any]) -> list[str]:
