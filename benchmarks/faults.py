@@ -11,7 +11,6 @@ those of the undisturbed run.
 """
 
 import argparse
-import csv
 import os
 import random
 import shutil
@@ -28,6 +27,8 @@ import torch
 from results_file import save_result
 from tables import faults
 from training_runs import ROOT
+
+from pcgan_lightning.runs import CHECKPOINTS, LAST_CHECKPOINT, METRICS_FILE, read_rows
 
 ARGUMENTS = (
     *("--config", str(ROOT / "configs" / "quickstart.yaml"), "--trainer.accelerator=cpu"),
@@ -72,7 +73,7 @@ def kill(folder: Path, process: subprocess.Popen, seconds: float) -> Optional[di
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        checkpoints = sorted(path.name for path in (folder / "checkpoints").glob("*"))
+        checkpoints = sorted(path.name for path in (folder / CHECKPOINTS).glob("*"))
         reached = max((int(float(row["step"])) for row in rows(folder) if row.get("step")), default=None)
         return {"seconds": round(seconds, 2), "iteration": reached, "checkpoints": checkpoints}
     finish(folder, process)
@@ -93,19 +94,14 @@ def torment(folder: Path, times: list[float], iterations: int) -> list[dict[str,
 
 def rows(folder: Path) -> list[dict[str, str]]:
     """Return what is in a run's metrics.csv, without timings and empty rows."""
-    path = folder / "metrics.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        found = [{k: v for k, v in row.items() if v and k not in TIMINGS} for row in csv.DictReader(file)]
+    found = [{k: v for k, v in row.items() if k not in TIMINGS} for row in read_rows(folder / METRICS_FILE)]
     return [row for row in found if row.keys() - {"step"}]
 
 
 def differences(folder: Path, reference: Path) -> list[str]:
     """Return in what the ends of two runs differ, at most a few."""
     first, second = (
-        torch.load(path / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
-        for path in (folder, reference)
+        torch.load(path / LAST_CHECKPOINT, map_location="cpu", weights_only=True) for path in (folder, reference)
     )
     found = [name for key in COMPARED for name in _differences(first[key], second[key], key)]
     if rows(folder) != rows(reference):

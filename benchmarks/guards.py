@@ -98,10 +98,10 @@ class Turns(Callback):
             self.guard.on_before_optimizer_step(trainer, pl_module, optimizer)
         self.guard._intervals = set()
         self.guard.on_train_batch_end(trainer, pl_module, None, None, 0)
-        one = list(self.guard._measurements)
+        one = list(self.guard._ledger.measurements)
 
         def read() -> None:
-            self.guard._measurements = one * self.guard.every_n_steps
+            self.guard._ledger.measurements = one * self.guard.every_n_steps
             self.guard.check(trainer, pl_module)
 
         looks = {

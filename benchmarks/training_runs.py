@@ -1,6 +1,5 @@
 """Runs of `pcgan fit` in processes of their own: side by side, and continued where they were interrupted."""
 
-import csv
 import json
 import os
 import subprocess
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 import torch
+
+from pcgan_lightning.runs import ENVIRONMENT_FILE, EVALUATIONS, LAST_CHECKPOINT, METRICS_FILE, read_rows
 
 ROOT = Path(__file__).parents[1]
 FEATURES = {"classifier": "ClassifierFeatures", "inception": "InceptionFeatures"}
@@ -66,7 +67,7 @@ def _train(folder: Path, arguments: Sequence[str], limits: list[str], environmen
 
 def diverged(folder: Path) -> bool:
     """Return whether a run ended because its weights were no longer finite."""
-    return "must be finite, got NaN or infinity" in _last_words(folder)
+    return "is not finite, training stops" in _last_words(folder)
 
 
 def _last_words(folder: Path) -> str:
@@ -77,14 +78,13 @@ def _last_words(folder: Path) -> str:
 
 def iterations_done(folder: Path) -> int:
     """Return the iterations of a run that ended by itself, 0 of one that was interrupted or never begun."""
-    last = folder / "checkpoints" / "last.ckpt"
+    last = folder / LAST_CHECKPOINT
     return torch.load(last, map_location="cpu", weights_only=True)["global_step"] if last.exists() else 0
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
     """Return the rows of a run's metrics.csv, without empty cells."""
-    with (folder / "metrics.csv").open() as file:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    return [{key: float(value) for key, value in row.items()} for row in read_rows(folder / METRICS_FILE)]
 
 
 def final_row(folder: Path) -> dict[str, Any]:
@@ -97,10 +97,10 @@ def final_row(folder: Path) -> dict[str, Any]:
     speeds = sorted(row["iterations_per_second"] for row in found if "iterations_per_second" in row)
     if speeds:
         last["iterations_per_second"] = speeds[len(speeds) // 2]
-    began = json.loads((folder / "environment.json").read_text())
+    began = json.loads((folder / ENVIRONMENT_FILE).read_text())
     return last | {key: began[key] for key in ("commit", "threads", "hardware")}
 
 
 def protocol(folder: Path) -> str:
     """Return the sentence that a run's last scores were written with."""
-    return json.loads(max((folder / "evaluations").glob("iteration_*.json")).read_text())["protocol"]
+    return json.loads(max((folder / EVALUATIONS).glob("iteration_*.json")).read_text())["protocol"]

@@ -5,6 +5,7 @@ imports Lightning.
 """
 
 import importlib
+from typing import Any
 
 _HOMES = {
     "GAN": "modules",
@@ -26,7 +27,7 @@ __version__ = "0.1.0"
 __all__ = [*sorted(_HOMES), "__version__"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -34,7 +34,7 @@ class RecordsArguments:
         except TypeError:  # the constructor itself says what is wrong; copies are made without arguments
             return instance
         bound.apply_defaults()
-        recorded = {}
+        recorded: dict[str, Any] = {}
         for name, parameter in list(bound.signature.parameters.items())[1:]:
             if parameter.kind is parameter.VAR_KEYWORD:
                 recorded |= bound.arguments[name]

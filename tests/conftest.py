@@ -12,17 +12,23 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
-CIFAR10 = Path(os.environ.get("PCGAN_CIFAR10", Path(__file__).parents[2] / "shared" / "data" / "cifar10"))
+
+def pytest_addoption(parser):
+    parser.addoption("--data", default=os.environ.get("PCGAN_CIFAR10"), help="folder of CIFAR-10's parquet files")
 
 
 @pytest.fixture(autouse=True)
-def _seeded():
+def _alone(tmp_path, monkeypatch):
+    """Every test has a seed and a folder of its own, so that none sees what lies in the clone."""
+    monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
 
 
-@pytest.fixture
-def cifar10() -> Path:
-    """The folder of CIFAR-10 parquet files."""
-    if not (CIFAR10 / "train.parquet").is_file():
-        pytest.skip(f"CIFAR-10 parquet files are not in {CIFAR10}; set PCGAN_CIFAR10")
-    return CIFAR10
+@pytest.fixture(scope="session")
+def cifar10(pytestconfig) -> Path:
+    """The folder of CIFAR-10's parquet files."""
+    folder = pytestconfig.getoption("data")
+    if folder is None:
+        pytest.skip("CIFAR-10 is not given: name its folder by --data or PCGAN_CIFAR10")
+    assert (Path(folder) / "train.parquet").is_file(), f"{folder} has no train.parquet"
+    return Path(folder).absolute()

@@ -9,17 +9,17 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT
 from PIL import Image
 
 from pcgan_lightning.games import JARE
 
-ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

@@ -1,18 +1,18 @@
-"""The house itself: floors, public names, examples in docstrings, pages that tell the truth."""
+"""The house itself: floors, public names, pages that tell the truth."""
 
 import ast
-import doctest
 import importlib
+import inspect
 import pkgutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 import pcgan_lightning
 
-ROOT = Path(__file__).parents[1]
 MODULES = sorted(m.name for m in pkgutil.walk_packages(pcgan_lightning.__path__, "pcgan_lightning."))
 # Lower floors first; a module may import from its own room and from lower floors.
 FLOORS = [
@@ -54,16 +54,17 @@ def test_imports_only_go_down_and_through_the_door(module):
             assert module.startswith(folder), f"{module} imports the private {name}.{what}"
 
 
+def test_report_needs_neither_torch_nor_lightning():
+    code = "import sys; import pcgan_lightning.report; print({'torch', 'lightning'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_mathematics_needs_no_lightning():
     modules = ", ".join(f"pcgan_lightning.{m}" for m in MATHEMATICS)
     code = f"import sys; import {modules}; print('lightning' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_examples_in_docstrings(module):
-    assert doctest.testmod(importlib.import_module(module)).failed == 0
 
 
 @pytest.mark.parametrize("package", [m for m in MODULES if hasattr(importlib.import_module(m), "__path__")])
@@ -72,7 +73,9 @@ def test_public_names_are_listed(package):
     # Abbreviations, classes, functions, as ruff sorts them.
     assert module.__all__ == sorted(module.__all__, key=lambda n: (not n.isupper(), not n[0].isupper(), n))
     for name in module.__all__:
-        assert getattr(module, name).__doc__ or not callable(getattr(module, name)), f"{name} has no docstring"
+        found = getattr(module, name)
+        # Names of types, as of the values that an argument may have, can have no docstring.
+        assert found.__doc__ or not (inspect.isclass(found) or inspect.isroutine(found)), f"{name} has no docstring"
 
 
 def test_names_at_the_top():
@@ -82,6 +85,7 @@ def test_names_at_the_top():
         _ = pcgan_lightning.nonsense
 
 
+@pytest.mark.slow
 def test_tables_are_those_of_the_results():
     script = ROOT / "benchmarks" / "tables.py"
     assert subprocess.run([sys.executable, script, "--check"], check=False).returncode == 0

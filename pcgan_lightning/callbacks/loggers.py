@@ -10,6 +10,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
 
@@ -23,9 +26,14 @@ def run_folder(trainer: "pl.Trainer") -> Path:
 
 
 def log_scalars(trainer: "pl.Trainer", metrics: Mapping[str, float]) -> None:
-    """Write numbers to all loggers at the trainer's global step."""
+    """Write numbers to all loggers at the trainer's global step, and to ``trainer.callback_metrics``.
+
+    The latter is what callbacks such as ``ModelCheckpoint`` monitor. Lightning's own ``log`` would go through all of
+    these numbers again after every batch.
+    """
     for logger in trainer.loggers:
         logger.log_metrics(dict(metrics), step=trainer.global_step)
+    trainer.callback_metrics.update({name: torch.tensor(float(value)) for name, value in metrics.items()})
 
 
 def log_table(trainer: "pl.Trainer", key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -52,6 +60,14 @@ def log_picture(trainer: "pl.Trainer", key: str, file: str, picture: Image.Image
         elif hasattr(logger.experiment, "add_image"):
             pixels = np.asarray(picture.convert("RGB"))
             logger.experiment.add_image(key, pixels, global_step=trainer.global_step, dataformats="HWC")
+
+
+def log_figure(trainer: "pl.Trainer", key: str, figure: Figure) -> None:
+    """Save a figure of matplotlib as ``<key>.png``; see :func:`log_picture`."""
+    figure.set_dpi(120)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    log_picture(trainer, key, f"{key}.png", Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
 
 
 def _cell(value: Any) -> str:

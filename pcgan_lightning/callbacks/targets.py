@@ -6,9 +6,11 @@ from typing import Union
 import lightning.pytorch as pl
 from torch import nn
 
+from pcgan_lightning.arguments import require_at_least
 from pcgan_lightning.spectra import weight_layers
 
 Target = Union[str, Callable[[nn.Module], nn.Module]]
+PLAYERS: tuple[Target, ...] = ("generator", "discriminator")
 
 
 def resolve_target(pl_module: nn.Module, target: Target) -> nn.Module:
@@ -52,6 +54,5 @@ def completed_iterations(trainer: "pl.Trainer") -> int:
 
 def check_interval(every_n_steps: int) -> int:
     """Return `every_n_steps` if it is a possible interval."""
-    if every_n_steps < 1:
-        raise ValueError(f"argument `every_n_steps` must be at least 1, got {every_n_steps}")
+    require_at_least(1, every_n_steps=every_n_steps)
     return every_n_steps

@@ -10,6 +10,7 @@ from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from typing_extensions import override
 
 # Imported for their names: a config may say `class_path: GAN` without the package's path.
 from pcgan_lightning import callbacks, data, games, losses, metrics, modules, networks, optim  # noqa: F401
@@ -23,6 +24,7 @@ FUNCTIONS = {"evaluate": evaluate, "generate": generate}
 COMMANDS = (*LightningCLI.subcommands(), *FUNCTIONS, "report", "classifier")
 # Of all others, which may be mistakes of ours, the line tells the type and how to see more.
 EXPECTED_ERRORS = (ArgumentError, ValueError, OSError, ModuleNotFoundError, MisconfigurationException)
+CLASSIFIER = (modules.Classifier, data.LabelledImageDataModule)
 # Some parsers repeat whole configurations.
 LONGEST_LINE = 1500
 
@@ -30,10 +32,10 @@ LONGEST_LINE = 1500
 class ClassifierCLI(LightningCLI):
     """LightningCLI that builds classes only."""
 
+    @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, and refuse functions in the place of classes."""
         super().parse_arguments(parser, args)
-        check_classes(self.config[self.config.subcommand])
+        check_classes(self.config[self.config.subcommand], owners=CLASSIFIER)
 
 
 def main(arguments: Optional[list[str]] = None) -> None:
@@ -43,56 +45,68 @@ def main(arguments: Optional[list[str]] = None) -> None:
     debug = "--debug" in sys.argv
     sys.argv[1:] = [a for a in sys.argv[1:] if a != "--debug"]
     try:
-        command = sys.argv[1] if len(sys.argv) > 1 else ""
-        if not command.startswith("-") and command not in COMMANDS:
-            raise ValueError(f"argument `command` must be one of {', '.join(COMMANDS)}, got {command or 'none'}")
-        distrust_configs()
-        for path in _config_files(sys.argv[2:]):
-            check_config_file(path)
-        if command in FUNCTIONS:
-            parser = ArgumentParser(prog=f"pcgan {command}", exit_on_error=False)
-            parser.add_argument("--config", action=ActionConfigFile, help="YAML file of arguments")
-            parser.add_function_arguments(FUNCTIONS[command], as_positional=True, sub_configs=True)
-            config = parser.parse_args(sys.argv[2:])
-            check_classes(config)
-            arguments = parser.instantiate_classes(config).as_dict()
-            FUNCTIONS[command](**{name: value for name, value in arguments.items() if name != "config"})
-        elif command == "report":
-            parser = ArgumentParser(prog="pcgan report", exit_on_error=False)
-            parser.add_argument("runs", nargs="+", type=Path, help="run folders of `pcgan fit`")
-            parser.add_function_arguments(report, skip={"runs"})
-            report(**parser.parse_args(sys.argv[2:]).as_dict())
-        elif command == "classifier":
-            sys.argv[:2] = ["pcgan classifier"]
-            ClassifierCLI(
-                modules.Classifier,
-                data.LabelledImageDataModule,
-                auto_configure_optimizers=False,
-                save_config_callback=None,
-                parser_kwargs=_parser_kwargs(
-                    ClassifierCLI, "pcgan classifier", "Train a classifier whose features score images."
-                ),
-            )
-        else:
-            PCGANCLI(
-                modules.TwoPlayerModule,
-                LightningDataModule,
-                subclass_mode_model=True,
-                subclass_mode_data=True,
-                auto_configure_optimizers=False,
-                save_config_callback=SaveRunConfig,
-                parser_kwargs=_parser_kwargs(
-                    PCGANCLI,
-                    "pcgan",
-                    "Train GANs. Further commands: pcgan generate, evaluate, report, classifier; each has --help.",
-                ),
-            )
+        _run()
     except Exception as error:
         if debug:
             raise
         if isinstance(error, EXPECTED_ERRORS) and str(error):
-            sys.exit(_report(str(error)))
+            sys.exit(_report(str(error), hint=_advice(error)))
         sys.exit(_report(f"{type(error).__name__}: {error}", hint=" (--debug shows where)"))
+
+
+def _run() -> None:
+    """Call what the arguments name."""
+    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    if not command.startswith("-") and command not in COMMANDS:
+        raise ValueError(f"argument `command` must be one of {', '.join(COMMANDS)}, got {command or 'none'}")
+    distrust_configs()
+    for path in _config_files(sys.argv[2:]):
+        check_config_file(path)
+    if command in FUNCTIONS:
+        _call(command)
+    elif command == "report":
+        parser = ArgumentParser(prog="pcgan report", exit_on_error=False)
+        parser.add_argument("runs", nargs="+", type=Path, help="run folders of `pcgan fit`")
+        parser.add_function_arguments(report, skip={"runs"})
+        report(**parser.parse_args(sys.argv[2:]).as_dict())
+    elif command == "classifier":
+        sys.argv[:2] = ["pcgan classifier"]
+        description = "Train a classifier whose features score images."
+        ClassifierCLI(
+            *CLASSIFIER,
+            auto_configure_optimizers=False,
+            save_config_callback=None,
+            parser_kwargs=_parser_kwargs(ClassifierCLI, "pcgan classifier", description),
+        )
+    else:
+        description = "Train GANs. Further commands: pcgan generate, evaluate, report, classifier; each has --help."
+        PCGANCLI(
+            modules.TwoPlayerModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            save_config_callback=SaveRunConfig,
+            parser_kwargs=_parser_kwargs(PCGANCLI, "pcgan", description),
+        )
+
+
+def _call(command: str) -> None:
+    """Call one of the functions with its arguments from the command line."""
+    parser = ArgumentParser(prog=f"pcgan {command}", exit_on_error=False)
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file of arguments")
+    parser.add_function_arguments(FUNCTIONS[command], as_positional=True, sub_configs=True)
+    config = parser.parse_args(sys.argv[2:])
+    check_classes(config)
+    arguments = parser.instantiate_classes(config).as_dict()
+    FUNCTIONS[command](**{name: value for name, value in arguments.items() if name != "config"})
+
+
+def _advice(error: Exception) -> str:
+    """Return by which arguments a run goes on after an error, empty for one that has no such way."""
+    if isinstance(error, callbacks.NonFiniteError) and error.checkpoint is not None:
+        return " (--ckpt_path last continues, --guard.action=restore lets it go back by itself)"
+    return ""
 
 
 def _config_files(arguments: list[str]) -> list[Path]:

@@ -9,21 +9,24 @@ from typing import Literal, Optional, Union
 import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
-from torch import Tensor, nn
+from torch import nn
 
-from pcgan_lightning.callbacks.monitors.scores import save_scores
+from pcgan_lightning.arguments import require_at_least
 from pcgan_lightning.cli.generate import load_gan
-from pcgan_lightning.data import ImageDataModule, to_uint8
+from pcgan_lightning.data import ImageDataModule
 from pcgan_lightning.metrics import (
     Features,
     GenerativeScores,
     InceptionFeatures,
     ModeCoverage,
+    Score,
+    latent_sampler,
     reference_statistics,
+    sampled_weights,
     score_generator,
+    score_samples,
 )
-from pcgan_lightning.metrics.scores import Score
-from pcgan_lightning.runs import CONFIG_FILE, check_classes, unused_path
+from pcgan_lightning.runs import CONFIG_FILE, check_classes, evaluation_path, save_scores, unused_path
 
 SCORED_IMAGES, MODE_SAMPLES = 10_000, 25_600
 
@@ -65,44 +68,37 @@ def evaluate(
         modes: instead of all this, count the modes of labelled data that the images cover; needs no real images.
         classifier: tells the mode of an image, or of each of its channels. None: that of scikit-learn's digits.
     """
-    count = (MODE_SAMPLES if modes else SCORED_IMAGES) if count is None else count
-    for name, value in (("count", count), ("batch_size", batch_size), ("real_count", real_count)):
-        if value is not None and value < 1:
-            raise ValueError(f"argument `{name}` must be at least 1, got {value}")
+    require_at_least(1, count=count, batch_size=batch_size, real_count=real_count)
+    count = count or (MODE_SAMPLES if modes else SCORED_IMAGES)
     gan, iteration = load_gan(checkpoint, device)
     run = _run_of(checkpoint)
-    latents = gan.fixed_latents(count, seed)
-
-    def sample(numbers: range) -> Tensor:
-        return gan.sample_images(latents[numbers.start : numbers.stop], averaged=averaged)
-
+    sample = latent_sampler(gan, gan.fixed_latents(count, seed), averaged)
     made = tuple(sample(range(1)).shape[1:])
+    options = {"batch_size": batch_size, "progress": True}
+    started = time.perf_counter()
     if modes:
-        metric = ModeCoverage(made, classifier).to(gan.device)
-        metric.check(count)
-        label, prefix, how, generate = "modes", "", metric.protocol(count), sample
+        coverage = ModeCoverage(made, classifier).to(gan.device)
+        coverage.check(count)
+        found, how, label = score_generator(coverage, sample, count, **options), coverage.protocol(count), "modes"
     else:
-        data = data if data is not None else _data_of(run, checkpoint)
         features = features if features is not None else InceptionFeatures()
         metric = GenerativeScores(features, scores=scores).to(gan.device)
-        real = data.real_images(part, real_count)
+        real = (data if data is not None else _data_of(run, checkpoint)).real_images(part, real_count)
         if made != real.image_shape:
             raise ValueError(f"argument `data` must have images like the generator's, {made}, got {real.image_shape}")
         metric.check(count, real)
         metric.reference = reference_statistics(real, features, cache, batch_size, device=gan.device, progress=True)
-        label, prefix = f"{features.label or 'inception'}_{part}", "" if part == "train" else f"{part}_"
-        how, generate = metric.protocol(count, real), lambda numbers: to_uint8(sample(numbers))
-    started = time.perf_counter()
-    found = score_generator(metric, generate, count, batch_size, progress=True)
+        started = time.perf_counter()
+        found, how = score_samples(metric, sample, count, part, **options), metric.protocol(count, real)
+        label = features.label
     print(f"{count:,} images scored in {time.perf_counter() - started:.1f} s", file=sys.stderr)
-    weights = "moving average of the weights" if averaged and gan.averaged_generator is not None else "last weights"
+    weights = sampled_weights(gan, averaged)
     protocol = f"Iteration {iteration:,}, {weights}, latents of seed {seed}: {how}"
-    found = {prefix + name: value for name, value in found.items()}
     for name, value in found.items():
         print(f"{name.replace('_', ' '):24} {value:.6g}")
     print(protocol)
     if output is None and run is not None:
-        output = unused_path(run / "evaluations" / f"{checkpoint.stem}_{label}.json")
+        output = unused_path(evaluation_path(run, checkpoint.stem, label, part))
     if output is not None:
         save_scores(output, found, protocol, iteration)
         print(f"written to {output}", file=sys.stderr)

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from typing_extensions import override
 
 from pcgan_lightning.callbacks import (
     CollapseMonitor,
@@ -26,6 +27,7 @@ from pcgan_lightning.cli.loggers import send_logs_to
 from pcgan_lightning.modules import TwoPlayerModule
 from pcgan_lightning.runs import (
     CONFIG_FILE,
+    LAST_CHECKPOINT,
     WANDB_ID_FILE,
     RunCSVLogger,
     check_classes,
@@ -35,6 +37,7 @@ from pcgan_lightning.runs import (
     last_checkpoint,
     read_checkpoint,
     unused_path,
+    write_whole,
 )
 
 ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 2e-4, "betas": [0.0, 0.9]}}
@@ -66,13 +69,15 @@ class PCGANCLI(LightningCLI):
     """
 
     @staticmethod
+    @override
     def subcommands() -> dict[str, set[str]]:
-        """Return Lightning's; of those only the one that is called, since each parser takes its time to be built."""
+        # Only the one that is called, since each parser takes its time to be built.
         known, called = LightningCLI.subcommands(), "".join(sys.argv[1:2])
         return {called: known[called]} if called in known else known
 
+    @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add ``run_dir`` and the callbacks that every run has, the guard before those that measure."""
+        # The guard comes before the callbacks that measure.
         parser.add_argument("--run_dir", type=str, default="runs/pcgan", help="Folder of everything a fit writes.")
         parser.add_lightning_class_args(NonFiniteGuard, "guard")
         parser.add_lightning_class_args(CollapseMonitor, "collapse")
@@ -86,6 +91,7 @@ class PCGANCLI(LightningCLI):
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.set_defaults(DEFAULTS)
 
+    @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and refuse a damaged checkpoint and functions in the place of classes before anything is built."""
         super().parse_arguments(parser, args)
@@ -95,12 +101,14 @@ class PCGANCLI(LightningCLI):
         if config.get("ckpt_path") not in (None, "", "last"):
             _check_checkpoint(Path(config.ckpt_path), self.config.subcommand)
 
+    @override
     def _parse_ckpt_path(self) -> None:
         # Lightning lets a checkpoint's hyperparameters replace the configuration. A fit is what was asked for, and the
         # module refuses a checkpoint that does not fit; an evaluation needs no configuration beside its checkpoint.
         if self.config.subcommand != "fit":
             super()._parse_ckpt_path()
 
+    @override
     def before_instantiate_classes(self) -> None:
         """Settle the run folder, and refuse one that is taken, before anything is built."""
         config = self.config[self.subcommand]
@@ -131,8 +139,8 @@ class PCGANCLI(LightningCLI):
         elif config.trainer.logger is None:
             config.trainer.logger = False
 
+    @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer with the callbacks of this subcommand."""
         configured = {key: self._get(self.config_init, key) for key in self._parser(self.subcommand).callback_keys}
         if self.subcommand != "fit":
             configured = {"preconditioning": configured["preconditioning"]}
@@ -143,13 +151,13 @@ class PCGANCLI(LightningCLI):
             configured.pop("checkpoint", None)
         chosen = [c for c in configured.values() if c is not None]
         if self.subcommand == "fit":
-            chosen += [RunRecord(), StopOnSignal()]
+            chosen += [RunRecord(), StopOnSignal(advice="continue with --ckpt_path last")]
         return self._instantiate_trainer(trainer_config, chosen)
 
     def after_fit(self) -> None:
         """Save the final state, whatever the interval of checkpoints."""
         if not self.trainer.fast_dev_run and self.trainer.checkpoint_callback is not None:
-            path = Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+            path = Path(self.trainer.default_root_dir) / LAST_CHECKPOINT
             self.trainer.save_checkpoint(path, weights_only=False)
 
 
@@ -165,20 +173,22 @@ class SaveRunConfig(SaveConfigCallback):
     def __init__(self, parser: LightningArgumentParser, config: Namespace, requested: Namespace) -> None:
         super().__init__(parser, requested)
 
+    @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save nothing yet: what fails before training must not claim the folder."""
 
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save, all in one file whatever pieces it was composed from."""
+        # All in one file, whatever pieces it was composed from.
         if trainer.is_global_zero and not trainer.fast_dev_run:
             folder = Path(trainer.default_root_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, unused_path(folder / CONFIG_FILE), skip_none=False, multifile=False)
+            write_whole(unused_path(folder / CONFIG_FILE), self.parser.dump(self.config, skip_none=False))
             self.save_config(trainer, pl_module, "fit")
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):
-                    (folder / WANDB_ID_FILE).write_text(f"{logger.version}\n")
+                    write_whole(folder / WANDB_ID_FILE, f"{logger.version}\n")
 
+    @override
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Hand the configuration to the loggers as hyperparameters."""
         for logger in trainer.loggers:
@@ -199,7 +209,7 @@ def _check_checkpoint(path: Path, subcommand: str = "fit") -> None:
     """Refuse a file that is no whole checkpoint of a game of this package, or that holds too little to go on from."""
     if not path.is_file():
         raise FileNotFoundError(f"argument `ckpt_path` must be a checkpoint file or 'last', got {path}")
-    content = read_checkpoint(path)
+    content = read_checkpoint(path, keep=True)
     needed = ("pytorch-lightning_version", "global_step")
     needed += ("loops", "optimizer_states", "lr_schedulers") if subcommand == "fit" else ()
     rule = f"argument `ckpt_path` must be a checkpoint of this package, got {path}"

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pcgan_lightning.arguments import require_at_least
 from pcgan_lightning.data import draw_samples, to_pillow, to_uint8
 from pcgan_lightning.modules import TwoPlayerModule
 from pcgan_lightning.runs import check_hyper_parameters, read_checkpoint
@@ -36,9 +37,7 @@ def generate(
         batch_size: images generated at once.
         device: "auto", "cpu", "cuda", ...
     """
-    for name, value in (("count", count), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"argument `{name}` must be at least 1, got {value}")
+    require_at_least(1, count=count, batch_size=batch_size)
     target = output.with_suffix(".png") if grid else output
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise FileExistsError(f"argument `output` must not exist yet or be an empty folder, got {target}")

@@ -36,16 +36,13 @@ def send_logs_to(folder: Path, trainer: Namespace, checkpoint: Optional[Path]) -
             continue
         arguments["save_dir"] = str(folder)
         if kind == "TensorBoardLogger" and arguments.get("version") is None:
-            step = -1 if checkpoint is None else read_checkpoint(checkpoint)["global_step"]
+            step = -1 if checkpoint is None else read_checkpoint(checkpoint, keep=True)["global_step"]
             arguments["version"] = 0
             logger["dict_kwargs"] = {"purge_step": step + 1} | dict(logger.get("dict_kwargs") or {})
         continued_run = folder / WANDB_ID_FILE
         if kind == "WandbLogger" and checkpoint is not None and continued_run.exists():
             arguments["id"] = arguments.get("id") or continued_run.read_text().strip()  # `version` goes before both
-    own = Namespace(
-        class_path=import_path(RunCSVLogger),
-        init_args=Namespace(save_dir=str(folder)),
-    )
+    own = Namespace(class_path=import_path(RunCSVLogger), init_args=Namespace(save_dir=str(folder)))
     trainer.logger = [own, *loggers]
 
 

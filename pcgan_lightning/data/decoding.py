@@ -37,9 +37,9 @@ def open_image(encoded: EncodedImage) -> PIL.Image.Image:
     try:
         image = datasets.Image().decode_example(encoded or {"bytes": None, "path": None})
     except Exception as error:  # PIL raises OSError, SyntaxError, its own DecompressionBombError, ...
-        raise ValueError(f"argument `source` must hold readable images; got {path}: {error}") from error
+        raise ValueError(f"argument `source` must hold readable images, got {path}: {error}") from error
     if image.mode == "F" or image.mode.startswith("I"):
-        raise ValueError(f"argument `source` must hold 8-bit images; got one of PIL's mode {image.mode!r}: {path}")
+        raise ValueError(f"argument `source` must hold 8-bit images, got one of PIL's mode {image.mode!r}: {path}")
     return image
 
 
@@ -62,8 +62,8 @@ def decode_images(encoded: Iterable[EncodedImage], image_shape: ImageShape) -> T
     channels, height, width = image_shape
     mode = {1: "L", 3: "RGB"}[channels]
     images = (open_image(item).convert(mode) for item in encoded)
-    images = [np.asarray(PIL.ImageOps.fit(image, (width, height), PIL.Image.BICUBIC)) for image in images]
-    pixels = np.stack(images).reshape(-1, height, width, channels)
+    fitted = [PIL.ImageOps.fit(image, (width, height), PIL.Image.Resampling.BICUBIC) for image in images]
+    pixels = np.stack([np.asarray(image) for image in fitted]).reshape(-1, height, width, channels)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
 
@@ -82,9 +82,9 @@ def decode_dataset(
     # Filled in place: joining the chunks at the end would take the memory twice.
     images = torch.empty(len(dataset), *image_shape, dtype=torch.uint8)
     places = images.split(CHUNK)
-    quiet = len(images) < PROGRESS_FROM or rank_zero_only.rank != 0
-    chunks = track(chunks, description, total=len(places), disable=quiet)
-    for place, chunk in zip(places, chunks, strict=True):
+    quiet = len(images) < PROGRESS_FROM or rank_zero_only.rank != 0  # type: ignore[attr-defined]  # Lightning sets it
+    shown = track(chunks, description, total=len(places), disable=quiet)
+    for place, chunk in zip(places, shown, strict=True):
         place.copy_(chunk)
     return images
 

@@ -10,13 +10,12 @@ from datasets import Dataset, IterableDataset
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from pcgan_lightning.arguments import require_not_negative
 from pcgan_lightning.data.decoding import color_channels, decode_dataset, open_image
 from pcgan_lightning.data.loaders import MemoryLoader, SequentialLoader
 from pcgan_lightning.data.real_images import RealImages, digest_encoded
-from pcgan_lightning.data.sources import Images, open_digits, open_source, undecoded_images
+from pcgan_lightning.data.sources import Images, check_digits, open_digits, open_source, undecoded_images
 from pcgan_lightning.data.streaming import StreamingLoader
-
-__all__ = ["ImageDataModule"]
 
 # A datamodule without validation images is no mistake here.
 warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
@@ -97,7 +96,7 @@ class ImageDataModule(LightningDataModule):
         max_images: Optional[int] = None,
     ) -> None:
         super().__init__()
-        positive = {
+        for argument, value in {
             "image_size": image_size,
             "batch_size": batch_size,
             "shuffle_buffer": shuffle_buffer,
@@ -105,22 +104,14 @@ class ImageDataModule(LightningDataModule):
             "iterations_per_epoch": iterations_per_epoch,
             "decode_workers": decode_workers,
             "max_images": 1 if max_images is None else max_images,
-        }
-        for argument, value in positive.items():
+        }.items():
             if value is None or value <= 0:
-                raise ValueError(f"argument `{argument}` must be positive; got {value}")
+                raise ValueError(f"argument `{argument}` must be positive, got {value}")
         if channels not in (None, 1, 3):
-            raise ValueError(f"argument `channels` must be 1, 3 or None; got {channels}")
-        if seed is not None and seed < 0:
-            raise ValueError(f"argument `seed` must not be negative; got {seed}")
+            raise ValueError(f"argument `channels` must be 1, 3 or None, got {channels}")
+        require_not_negative(seed=seed)
         if source == "digits":
-            for argument, value, known in (
-                ("name", name, [None]),
-                ("split", split, ["train"]),
-                ("validation_split", validation_split, [None, "test"]),
-            ):
-                if value not in known:
-                    raise ValueError(f"argument `{argument}` must be in {known} for 'digits'; got {value!r}")
+            check_digits(name=name, split=split, validation_split=validation_split)
 
         self.source = source
         self.name = name
@@ -159,7 +150,7 @@ class ImageDataModule(LightningDataModule):
                 self._train_data = self._memory_or_stream(self._open(self.split))
         elif self.validation_split is None:
             verb = getattr(stage, "value", stage)
-            raise ValueError(f"argument `validation_split` must name a split to {verb} on, such as 'test'; got None")
+            raise ValueError(f"argument `validation_split` must name a split to {verb} on, such as 'test', got None")
         if self.validation_split is not None and self._validation_images is None:
             self._validation_images = self._decode(self._open(self.validation_split), self.validation_split)
 
@@ -170,10 +161,11 @@ class ImageDataModule(LightningDataModule):
         device, rank, world_size = self._placement()
         module, seed = None, torch.initial_seed() if self.seed is None else self.seed
         if self.trainer is not None:
-            if self.trainer.overfit_batches:
+            overfit = self.trainer.overfit_batches  # type: ignore[attr-defined]  # Lightning sets it later
+            if overfit:
                 raise ValueError(
-                    "argument `overfit_batches` of the Trainer must be 0, for every epoch is shuffled; got "
-                    f"{self.trainer.overfit_batches} (use `max_images` of ImageDataModule)"
+                    "argument `overfit_batches` of the Trainer must be 0, for every epoch is shuffled, got "
+                    f"{overfit} (use `max_images` of ImageDataModule)"
                 )
             module, seed = self.trainer.lightning_module, self.trainer.strategy.broadcast(seed)
         iteration = {
@@ -207,7 +199,7 @@ class ImageDataModule(LightningDataModule):
         device, rank, world_size = self._placement()
         if len(self._validation_images) < world_size:
             raise ValueError(
-                f"argument `validation_split` must hold an image for each of the {world_size} processes; got "
+                f"argument `validation_split` must hold an image for each of the {world_size} processes, got "
                 f"{len(self._validation_images)}"
             )
         self._validation_images = self._validation_images.to(device)
@@ -222,7 +214,7 @@ class ImageDataModule(LightningDataModule):
         """
         split = self.split if part == "train" else self.validation_split
         if split is None:
-            raise ValueError("argument `validation_split` must name a split to compare with, such as 'test'; got None")
+            raise ValueError("argument `validation_split` must name a split to compare with, such as 'test', got None")
         dataset = self._open(split)
         if isinstance(dataset, IterableDataset):
             dataset = Dataset.from_list(list(dataset.take(count or STREAMED_REAL_IMAGES)), dataset.features)
@@ -284,12 +276,12 @@ class ImageDataModule(LightningDataModule):
             dataset = dataset.take(self.max_images)
         first = next(iter(dataset), None)
         if first is None:
-            raise ValueError(f"argument `source` must hold images; got {self.source!r}, empty {split!r}")
+            raise ValueError(f"argument `source` must hold images, got {self.source!r}, empty {split!r}")
         found = color_channels(open_image(next(iter(first.values()))))
         if found != self.channels:
             raise ValueError(
                 f"argument `channels` must be {found}, as in the first image of {self.source!r} (split "
-                f"{split!r}); got {self.channels}"
+                f"{split!r}), got {self.channels}"
             )
         return dataset
 

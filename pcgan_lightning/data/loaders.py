@@ -65,7 +65,7 @@ class TrainLoader:
         """Goes to a place in the data, in the order of the seed that was used there."""
         if state.keys() != self.state_dict().keys():
             raise ValueError(
-                f"argument `state` must hold {list(self.state_dict())} for a {type(self).__name__}; got "
+                f"argument `state` must hold {list(self.state_dict())} for a {type(self).__name__}, got "
                 f"{list(state)} (was the checkpoint written with another `streaming`?)"
             )
         self.position, self.seed = state["position"], state["seed"]
@@ -108,12 +108,12 @@ class MemoryLoader(TrainLoader):
         super().__init__(batch_size, discriminator_steps, rank, world_size, seed)
         if len(images) < self.images_per_iteration:
             raise ValueError(
-                f"argument `batch_size` must let {len(images)} images fill an iteration; got {batch_size} "
+                f"argument `batch_size` must let {len(images)} images fill an iteration, got {batch_size} "
                 f"(times {discriminator_steps} discriminator steps, times {world_size} processes)"
             )
         self.images = images
         self._own_places = self._own_places.to(images.device)
-        self._order: Optional[Tensor] = None  # of the images in the epoch `_order_of`
+        self._order = torch.empty(0, dtype=torch.int64)  # of the images in the epoch `_order_of`
         self._order_of: Optional[tuple[int, int]] = None
 
     def __len__(self) -> int:

@@ -151,7 +151,7 @@ class MixtureOfGaussians(LightningDataModule):
 
     def train_dataloader(self) -> MixtureLoader:
         """The loader, which goes on where this run, or the one that it resumes, stands in the data."""
-        return self._loader
+        return self._made_loader()
 
     def val_dataloader(self) -> list:
         """Nothing to validate on; an empty list, which Lightning skips."""
@@ -159,8 +159,13 @@ class MixtureOfGaussians(LightningDataModule):
 
     def state_dict(self) -> dict[str, int]:
         """The place in the data."""
-        return self._loader.state_dict()
+        return self._made_loader().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Goes on from a place in the data."""
-        self._loader.load_state_dict(state_dict)
+        self._made_loader().load_state_dict(state_dict)
+
+    def _made_loader(self) -> MixtureLoader:
+        if self._loader is None:
+            raise RuntimeError("`setup` of MixtureOfGaussians must be called first")
+        return self._loader

@@ -39,9 +39,11 @@ def _draw_points(points: Tensor, modes: Optional[Tensor] = None) -> Image.Image:
     """Draw points ``[N, 2]`` in the plane, and the modes ``[K, 2]`` that they should lie around as crosses."""
     figure = Figure(figsize=(4, 4), layout="constrained")
     axis = figure.subplots()
-    axis.scatter(*points.cpu().float().T.numpy(), s=4, alpha=0.4, linewidths=0)
+    x, y = points.cpu().float().T.numpy()
+    axis.scatter(x, y, s=4, alpha=0.4, linewidths=0)
     if modes is not None:
-        axis.scatter(*modes.cpu().T.numpy(), marker="x", color="black", s=20, linewidths=0.8)
+        x, y = modes.cpu().T.numpy()
+        axis.scatter(x, y, marker="x", color="black", s=20, linewidths=0.8)
     axis.set_aspect("equal", adjustable="datalim")
     axis.grid(alpha=0.3)
     figure.set_dpi(120)

@@ -49,5 +49,5 @@ def digest_encoded(images: Iterable[EncodedImage], settings: str) -> str:
 def digest_pixels(images: Tensor) -> str:
     """The digest of decoded images."""
     digest = hashlib.blake2b(repr(tuple(images.shape)).encode(), digest_size=16)
-    digest.update(images.cpu().contiguous().numpy())
+    digest.update(images.cpu().contiguous().numpy().data)
     return digest.hexdigest()

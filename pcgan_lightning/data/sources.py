@@ -1,7 +1,7 @@
 """Where images come from: scikit-learn's digits, local files, or the Hugging Face hub."""
 
 from pathlib import Path
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import datasets
 import numpy as np
@@ -13,6 +13,14 @@ Images = Union[Dataset, IterableDataset]
 
 # Of scikit-learn's 1797, so that 1500 are left.
 DIGITS_TEST_IMAGES = 297
+
+
+def check_digits(**arguments: Optional[str]) -> None:
+    """Refuse arguments of a source that scikit-learn's digits do not have."""
+    known: dict[str, list[Optional[str]]] = {"name": [None], "split": ["train"], "validation_split": [None, "test"]}
+    for name, value in arguments.items():
+        if value not in known[name]:
+            raise ValueError(f"argument `{name}` must be in {known[name]} for 'digits', got {value!r}")
 
 
 def digits_and_labels() -> tuple[np.ndarray, np.ndarray]:
@@ -52,16 +60,16 @@ def open_source(source: str, name: Optional[str], split: str, streaming: bool) -
     """
     path = Path(source).expanduser()
     if path.exists() and name is not None:
-        raise ValueError(f"argument `name` must be None for the local source {source!r}; got {name!r}")
+        raise ValueError(f"argument `name` must be None for the local source {source!r}, got {name!r}")
     if path.is_file() and path.suffix == ".parquet":
-        where = {"path": "parquet", "data_files": {"train": str(path)}}
+        where: dict[str, Any] = {"path": "parquet", "data_files": {"train": str(path)}}
     elif path.is_dir():
         builder = "parquet" if next(path.rglob("*.parquet"), None) else "imagefolder"
         where = {"path": builder, "data_dir": str(path)}
     elif path.exists() or source.startswith(("/", ".", "~")) or path.suffix == ".parquet":
         raise ValueError(
             "argument `source` must be 'digits', an existing parquet file or folder or the name of a dataset "
-            f"on the Hugging Face hub; got {source!r}"
+            f"on the Hugging Face hub, got {source!r}"
         )
     else:
         where = {"path": source, "name": name}
@@ -71,7 +79,7 @@ def open_source(source: str, name: Optional[str], split: str, streaming: bool) -
         hidden = isinstance(error, DatasetGenerationError) and error.__cause__ is not None
         reason = error.__cause__ if hidden else error
         raise ValueError(
-            f"argument `source` must be a dataset that opens; got {source!r}, split {split!r}, which failed "
+            f"argument `source` must be a dataset that opens, got {source!r}, split {split!r}, which failed "
             f"with {type(reason).__name__}: {' '.join(str(reason).split())}"
         ) from error
 
@@ -88,7 +96,7 @@ def undecoded_images(dataset: Images, image_column: Optional[str], source: str) 
     column = found[0] if image_column is None and len(found) == 1 else image_column
     if column not in features:
         raise ValueError(
-            f"argument `image_column` must name the column of images of {source!r}; got {image_column!r}, "
+            f"argument `image_column` must name the column of images of {source!r}, got {image_column!r}, "
             f"where the columns are {list(features)} and those of type Image are {found}"
         )
     if hasattr(dataset, "decode"):
@@ -98,6 +106,6 @@ def undecoded_images(dataset: Images, image_column: Optional[str], source: str) 
         return dataset.select_columns(column).cast_column(column, datasets.Image(decode=False))
     except Exception as error:  # Arrow has many kinds
         raise ValueError(
-            f"argument `image_column` must name a column of images of {source!r}; got {column!r}, which holds "
+            f"argument `image_column` must name a column of images of {source!r}, got {column!r}, which holds "
             f"{features[column]}"
         ) from error

@@ -108,7 +108,7 @@ class StreamingLoader(TrainLoader):
                 if count > stream_offset:
                     yield next(iter(example.values())), {"stream_pass": stream_pass, "stream_offset": count}
             if count == 0:
-                raise ValueError("argument `stream` must hold at least one image; got none")
+                raise ValueError("argument `stream` must hold at least one image, got none")
             stream_pass, stream_offset = stream_pass + 1, 0
 
     def _decode(self, batch: tuple[list[EncodedImage], Place]) -> tuple[Tensor, Place]:

@@ -2,7 +2,7 @@
 
 from pcgan_lightning.games.bimodal import BimodalGame, BimodalPlayers, BimodalRun
 from pcgan_lightning.games.equilibria import equilibrium_blocks, equilibrium_jacobian
-from pcgan_lightning.games.game import Game, Players
+from pcgan_lightning.games.game import PLAYERS, Game, Player, Players
 from pcgan_lightning.games.linear_gan import LinearGAN, LinearRun
 from pcgan_lightning.games.linearization import Linearization
 from pcgan_lightning.games.methods import (
@@ -31,6 +31,7 @@ from pcgan_lightning.games.spectrum import (
 
 __all__ = [
     "JARE",
+    "PLAYERS",
     "BimodalGame",
     "BimodalPlayers",
     "BimodalRun",
@@ -43,6 +44,7 @@ __all__ = [
     "LinearGAN",
     "LinearRun",
     "Linearization",
+    "Player",
     "Players",
     "Point",
     "SimGD",

@@ -233,13 +233,10 @@ class BimodalGame:
                 players.b + d * step[2],
                 players.v - e[:, None, None] * step[3],
             )
-        columns = list(zip(*records, strict=True))
-        return BimodalRun(
-            torch.tensor(columns[0]),
-            *(torch.stack(column) for column in columns[1:]),
-            players,
-            correlation=(self.modes[0] @ self.modes[1]).item(),
-        )
+        moments, *columns = zip(*records, strict=True)
+        v_cosines, w_cosines, v_speed, w_speed = (torch.stack(column) for column in columns)
+        correlation = (self.modes[0] @ self.modes[1]).item()
+        return BimodalRun(torch.tensor(moments), v_cosines, w_cosines, v_speed, w_speed, players, correlation)
 
     def _draws(self, seeds: range, iterations: int) -> tuple[Tensor, Tensor]:
         """Return which mode and which neuron each game draws at each step, ``[S, iterations]``."""

@@ -24,7 +24,8 @@ from pcgan_lightning.arguments import require_one_of
 from pcgan_lightning.games.derivatives import depends_on, first_gradients, flat, require_differentiable
 from pcgan_lightning.games.linearization import Linearization
 
-PLAYERS = ("generator", "discriminator")
+Player = Literal["generator", "discriminator"]
+PLAYERS: tuple[Player, Player] = ("generator", "discriminator")
 Players = Literal["both", "generator", "discriminator"]
 
 
@@ -179,10 +180,11 @@ class Game:
             ]
             generator_own, generator_other, discriminator_own, discriminator_other = penalties
             added = generator_own + discriminator_other, discriminator_own + generator_other
-            return tuple(
+            generator_loss, discriminator_loss = (
                 loss + penalty if players in ("both", player) else loss
                 for player, loss, penalty in zip(PLAYERS, found, added, strict=True)
             )
+            return generator_loss, discriminator_loss
 
         return Game(losses, self.generator, self.discriminator)
 
@@ -227,19 +229,21 @@ class Game:
     def _gradients(
         self, generator_loss: Tensor, discriminator_loss: Tensor, create_graph: bool
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        found = []
+        found: list[tuple[Tensor, ...]] = []
         for name, loss, parameters in zip(
             PLAYERS, (generator_loss, discriminator_loss), (self.generator, self.discriminator), strict=True
         ):
             # Both losses may share a graph, which the first must not free.
             gradients = first_gradients(loss, parameters, create_graph=create_graph, retain_graph=True)
+            own: list[Tensor] = []
             for i, (gradient, parameter) in enumerate(zip(gradients, parameters, strict=True)):
                 if gradient is None:
                     raise ValueError(
                         f"argument `{name}` must hold parameters that the {name}'s loss depends on, got number {i} "
                         f"of shape {tuple(parameter.shape)} that is not in its graph"
                     )
-            found.append(gradients)
+                own.append(gradient)
+            found.append(tuple(own))
         return found[0], found[1]
 
     def _differentiable_gradients(
@@ -257,7 +261,7 @@ class Game:
         self._require_constant([entry for entry in named if not depends_on(entry[2], self.parameters)])
         return found
 
-    def _require_constant(self, suspects: list[tuple[str, int, Tensor]]) -> None:
+    def _require_constant(self, suspects: list[tuple[Player, int, Tensor]]) -> None:
         """Raise for a gradient that changes when the parameters do."""
         if not suspects:
             return

@@ -17,6 +17,7 @@ from pcgan_lightning.arguments import import_path
 from pcgan_lightning.networks import ImageClassifier
 
 SHIPPED_CLASSIFIER = Path(__file__).with_name("cifar10_classifier.safetensors")
+_NOT_LOADED = "the weights of the features must be loaded before they see images: call `load()` first"
 
 
 class Features(nn.Module):
@@ -69,7 +70,7 @@ class Features(nn.Module):
         # Buffers that are not saved count as well.
         for name, value in [*self.named_parameters(), *self.named_buffers()]:
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
 
@@ -122,6 +123,8 @@ class InceptionFeatures(Features):
 
     def extract(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return 2048 features and 1008 logits; the network resizes the images to 299x299 itself."""
+        if self.network is None:
+            raise RuntimeError(_NOT_LOADED)
         return self.network(images)
 
 
@@ -167,6 +170,8 @@ class ClassifierFeatures(Features):
 
     def extract(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features before the last layer, and its logits."""
+        if self.network is None:
+            raise RuntimeError(_NOT_LOADED)
         scaled = images.float() / 127.5 - 1
         size = self.network.image_shape[1:]
         if tuple(images.shape[2:]) != size:

@@ -53,6 +53,9 @@ class GenerativeScores(Metric):
     """
 
     full_state_update = False
+    numbers: list[Tensor]
+    features: list[Tensor]
+    logits: list[Tensor]
 
     def __init__(
         self,
@@ -100,16 +103,17 @@ class GenerativeScores(Metric):
         features = _joined(self.features).cpu()[order]
         logits = _joined(self.logits).cpu()[order] if len(self.logits) else None
         scores = self.scores or possible_scores(logits is not None)
-        real, found = self.reference.features, {}
+        real = self.reference.features
+        values: dict[str, float] = {}
         equally_many = min(len(features), len(real), KEPT_FEATURES)
         for score in scores:
             if score == "fid":
-                found["fid"] = frechet_distance(statistics(features), self.reference)
+                values["fid"] = frechet_distance(statistics(features), self.reference)
             elif score == "score":
-                found["score"] = isc_features_to_metric(logits, self.splits)["inception_score_mean"]
+                values["score"] = isc_features_to_metric(logits, self.splits)["inception_score_mean"]
             elif score == "kid":
                 subsets = {"kid_subsets": self.kid_subsets, "kid_subset_size": self.kid_subset_size, "verbose": False}
-                found["kid"] = kid_features_to_metric(features, real, **subsets)["kernel_inception_distance_mean"]
+                values["kid"] = kid_features_to_metric(features, real, **subsets)["kernel_inception_distance_mean"]
             else:
                 shares = prc_features_to_metric(
                     features[:equally_many],
@@ -118,8 +122,8 @@ class GenerativeScores(Metric):
                     save_cpu_ram=True,
                     verbose=False,
                 )
-                found |= {"precision": shares["precision"], "recall": shares["recall"]}
-        return {score_name(self.extractor.label, key): value for key, value in found.items()}
+                values |= {"precision": shares["precision"], "recall": shares["recall"]}
+        return {score_name(self.extractor.label, key): value for key, value in values.items()}
 
     def check(self, count: int, real: RealImages, world_size: int = 1) -> None:
         """Refuse what cannot be scored, before anything is generated, or seen in the real images.

@@ -1,7 +1,7 @@
 """The exponential moving average of a generator's weights."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from pcgan_lightning.spectra import match_preconditioning, power_iteration, preconditioners
@@ -35,11 +35,12 @@ class MovingAverage(AveragedModel):
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Take up the present weights of `network`, and copy its buffers and its PC-layers' polynomials."""
-        weights = list(self.module.parameters()), [p.detach() for p in network.parameters()]
+        own: list[Tensor] = list(self.module.parameters())
+        present = [p.detach() for p in network.parameters()]
         if self._has_begun:
-            torch._foreach_lerp_(*weights, 1 - self.decay)
+            torch._foreach_lerp_(own, present, 1 - self.decay)
         else:
-            torch._foreach_copy_(*weights)
+            torch._foreach_copy_(own, present)
         self.n_averaged += 1
         self._has_begun = True
         pc_layers = preconditioners(self.module)

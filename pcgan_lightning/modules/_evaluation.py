@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from pcgan_lightning.modules.two_player import TwoPlayerModule
+    from pcgan_lightning.modules._game import GameModule
 
 EVALUATED = ("loss/discriminator", "loss/generator", "score/real", "score/fake")
 
@@ -19,7 +19,7 @@ class HeldOutLosses:
             take every n-th: an evaluation must not move the training's stream.
     """
 
-    def __init__(self, module: "TwoPlayerModule") -> None:
+    def __init__(self, module: "GameModule") -> None:
         self._module = module
         self._images = 0  # that this process has seen
         self._sums = torch.zeros(len(EVALUATED) + 1, device=module.device)  # each mean times its images, and the images

@@ -52,7 +52,7 @@ class GameModule(RecordedModule):
     @property
     def latent_dim(self) -> int:
         """Size of the generator's input."""
-        return self.generator.latent_dim
+        return self.generator.latent_dim  # type: ignore[return-value]  # of a module: Tensor or Module to torch
 
     def forward(self, latents: Tensor) -> Tensor:
         """Return images ``[N, C, H, W]`` of the averaged generator where there is one, else of the generator."""

@@ -35,7 +35,7 @@ class RandomStreams:
             self._seed = trainer.strategy.broadcast(torch.initial_seed())
         if not self._has_begun:
             # Only here: until the first step of a resumed run, loaders and hooks may still draw numbers.
-            self._begin_global(trainer.global_rank)
+            self._begin_global(self._seed, trainer.global_rank)
         key = np.random.SeedSequence([self._seed, iteration]).generate_state(1, np.uint64)
         self._source = torch.Generator(trainer.strategy.root_device).manual_seed(int(key[0]) >> 1)
 
@@ -47,17 +47,19 @@ class RandomStreams:
             share: of this process.
             shape: of each sample.
         """
+        if self._source is None:
+            raise RuntimeError("latents must be drawn within an iteration, got none that has begun")
         drawn = make(share.total, *shape, generator=self._source, device=self._source.device)
         return drawn[share.offset : share.offset + share.count]
 
-    def _begin_global(self, rank: int) -> None:
+    def _begin_global(self, seed: int, rank: int) -> None:
         states, self._global_states, self._has_begun = self._global_states, None, True
         if states is not None and rank < len(states):
             torch.set_rng_state(states[rank]["cpu"].cpu())
             if "cuda" in states[rank] and torch.cuda.is_available():
                 torch.cuda.set_rng_state(states[rank]["cuda"].cpu())
         elif rank > 0:
-            torch.manual_seed(int(np.random.SeedSequence([self._seed, rank]).generate_state(1, np.uint64)[0]))
+            torch.manual_seed(int(np.random.SeedSequence([seed, rank]).generate_state(1, np.uint64)[0]))
 
     def state_dict(self, trainer: "pl.Trainer") -> dict[str, Any]:
         """Return the seed and all processes' global states; to be called by all of them."""

@@ -49,15 +49,17 @@ class RecordedModule(pl.LightningModule):
         map_location: Any = None,
         hparams_file: Any = None,
         strict: Optional[bool] = None,
+        weights_only: Optional[bool] = None,
         **kwargs: Any,
     ) -> Self:
         """Lightning's, for files that are whole, and that name nothing to call but classes of a fitting kind.
 
         Args:
             checkpoint_path: a file, or an open one.
-            map_location: see Lightning's method, as for all further arguments; ``weights_only`` is always true.
+            map_location: see Lightning's method, as for all further arguments.
             hparams_file: YAML or CSV file of arguments.
             strict: whether the names of all weights must fit.
+            weights_only: has no effect: it is always true.
             **kwargs: arguments in place of the checkpoint's.
 
         Raises:
@@ -69,7 +71,6 @@ class RecordedModule(pl.LightningModule):
         if hparams_file is not None and Path(hparams_file).suffix in (".yml", ".yaml"):
             arguments = {HYPER_PARAMETERS[0]: load_hparams_from_yaml(hparams_file)}
             check_hyper_parameters(arguments, cls, f"argument `hparams_file`, {hparams_file}")
-        kwargs.pop("weights_only", None)
         known = inspect.signature(pl.LightningModule.load_from_checkpoint).parameters
         safe = {"weights_only": True} if "weights_only" in known else {}
         return super().load_from_checkpoint(checkpoint_path, map_location, hparams_file, strict, **safe, **kwargs)
@@ -96,5 +97,5 @@ def check_same_architecture(own: Mapping[str, Any], saved: Mapping[str, Any]) ->
             )
 
 
-def _describe(value: object) -> dict[str, Any]:
+def _describe(value: Any) -> dict[str, Any]:
     return {"class_path": import_path(type(value)), "init_args": copy.deepcopy(value.init_args)}

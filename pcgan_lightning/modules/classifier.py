@@ -11,11 +11,13 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 from torch.optim.lr_scheduler import OneCycleLR
 from torchmetrics.classification import MulticlassAccuracy
+from typing_extensions import override
 
 from pcgan_lightning.networks import ImageClassifier
 
@@ -71,13 +73,13 @@ class Classifier(pl.LightningModule):
         self.log("loss", loss, prog_bar=True)
         return loss
 
+    @override
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Count what is right."""
         images, labels = batch
         self.accuracy(self(images), labels)
         self.log("accuracy", self.accuracy, prog_bar=True)
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer and its cycle over the whole run."""
         optimizer = self.optimizer(self.parameters())
         cycle = OneCycleLR(
@@ -100,9 +102,13 @@ class ExportClassifier(Callback):
     def __init__(self, path: Path = Path("classifier.safetensors")) -> None:
         self.path = path
 
-    def on_fit_end(self, trainer: "pl.Trainer", pl_module: Classifier) -> None:
-        """Write the file."""
-        if not trainer.is_global_zero or trainer.fast_dev_run:
+    @override
+    def on_fit_end(
+        self,
+        trainer: "pl.Trainer",
+        pl_module: Classifier,  # type: ignore[override]  # the callback is of this module alone
+    ) -> None:
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it later
             return
         tensors = {name: value.contiguous() for name, value in pl_module.network.state_dict().items()}
         accuracy = trainer.callback_metrics["accuracy"].item()

@@ -7,10 +7,10 @@ from typing import Any, Optional
 from torch import Tensor, nn
 from typing_extensions import override
 
-from pcgan_lightning.games import GameMethod, SimGD, trial_step
+from pcgan_lightning.games import PLAYERS, GameMethod, SimGD, trial_step
 from pcgan_lightning.losses import AdversarialLoss
 from pcgan_lightning.modules._processes import Share, mean_over_processes
-from pcgan_lightning.modules.two_player import PLAYERS, TwoPlayerModule
+from pcgan_lightning.modules.two_player import TwoPlayerModule
 
 
 class SimultaneousGAN(TwoPlayerModule):
@@ -51,8 +51,8 @@ class SimultaneousGAN(TwoPlayerModule):
         self.record_arguments(method=self.method, ema_decay=self.ema_decay)
 
     @property
+    @override
     def twice_differentiated(self) -> bool:
-        """Whether the method differentiates gradients again."""
         return self.method.twice_differentiated
 
     def setup(self, stage: str) -> None:
@@ -69,19 +69,25 @@ class SimultaneousGAN(TwoPlayerModule):
         (share,) = shares
         latents = self.draw_latents(share)
         real_scores, fake_scores = self.scores(real, self.generator(latents))
-        losses = [share.weigh(loss) for loss in self.losses(real_scores, fake_scores)]
-        for loss in losses:
+        generator_loss, discriminator_loss = (share.weigh(loss) for loss in self.losses(real_scores, fake_scores))
+        for loss in (generator_loss, discriminator_loss):
             # For callbacks that look at losses: it calls their hook, as a backward pass of Lightning's would.
             self.trainer.precision_plugin.pre_backward(loss, self)
-        players = [_trained(network) for network in (self.generator, self.discriminator)]
+        players = _trained(self.generator), _trained(self.discriminator)
+
+        def losses_ahead() -> tuple[Tensor, Tensor]:
+            generator, discriminator = self.game_losses(real, latents)
+            return share.weigh(generator), share.weigh(discriminator)
+
         look_ahead = partial(
             trial_step,
             players=players,
             optimizers=[self.optimizer_of(player).optimizer for player in PLAYERS],  # torch's own, uncounted
-            losses=lambda: tuple(share.weigh(loss) for loss in self.game_losses(real, latents)),
+            losses=losses_ahead,
             buffers=[*self.generator.buffers(), *self.discriminator.buffers()],
         )
-        directions = self.method(*losses, *players, partial(mean_over_processes, self.trainer), look_ahead)
+        mean = partial(mean_over_processes, self.trainer)
+        directions = self.method(generator_loss, discriminator_loss, *players, mean, look_ahead)
         for player, parameters, gradients in zip(PLAYERS, players, directions, strict=True):
             self.optimizer_of(player).zero_grad()
             for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -91,8 +97,8 @@ class SimultaneousGAN(TwoPlayerModule):
         return {
             "score/real": share.weigh(real_scores.detach().float().mean()),
             "score/fake": share.weigh(fake_scores.detach().float().mean()),
-            "loss/discriminator": losses[1].detach(),
-            "loss/generator": losses[0].detach(),
+            "loss/discriminator": discriminator_loss.detach(),
+            "loss/generator": generator_loss.detach(),
         }
 
 

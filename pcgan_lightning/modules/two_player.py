@@ -4,16 +4,18 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal, Optional
+from typing import Any, Optional
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from typing_extensions import override
 
+from pcgan_lightning.games import PLAYERS, Player
 from pcgan_lightning.losses import AdversarialLoss
 from pcgan_lightning.modules._averaging import MovingAverage
 from pcgan_lightning.modules._game import GameModule, check_same_shape
@@ -24,9 +26,6 @@ from pcgan_lightning.modules._recorded import check_same_architecture
 from pcgan_lightning.networks import SynchronizedBatchNorm
 from pcgan_lightning.runs import AtomicCheckpointIO
 from pcgan_lightning.spectra import match_preconditioning
-
-Player = Literal["generator", "discriminator"]
-PLAYERS: tuple[Player, ...] = ("generator", "discriminator")
 
 # Lightning advises modules with manual optimization to save the weights before the step. Here a checkpoint is meant to
 # hold the state after it, which is what a resumed run goes on from.
@@ -173,21 +172,24 @@ class TwoPlayerModule(GameModule, ABC):
         They go to the loggers at once, not after the iteration as Lightning would have it: a checkpoint of this
         iteration must not be ahead of them, or a run that is killed then goes on with a gap.
         """
-        schedulers = self.lr_schedulers() or []
+        schedulers: Any = self.lr_schedulers() or []  # none of them needs a metric, see `make_scheduler`
         for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
             scheduler.step()
         for name, value in metrics.items():
             self.log(name, value, prog_bar=name.startswith("loss/"), logger=False)
-        interval = self.trainer.log_every_n_steps
+        interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it later
         if interval and self.global_step % interval == 0:
             (means,) = mean_over_processes(self.trainer, [torch.stack(list(metrics.values()))])
             values = dict(zip(metrics, means.tolist(), strict=True))
             for logger in self.trainer.loggers:
                 logger.log_metrics(values, step=self.global_step)
 
-    def log(self, name: str, value: Any, *args: Any, logger: Optional[bool] = None, **kwargs: Any) -> None:
+    @override
+    def log(
+        self, name: str, value: Any, prog_bar: bool = False, logger: Optional[bool] = None, *args: Any, **kwargs: Any
+    ) -> None:
         """Log as any LightningModule does, at the number of the iteration in the loggers."""
-        super().log(name, value, *args, logger=logger, **kwargs)
+        super().log(name, value, prog_bar, logger, *args, **kwargs)
         if logger is not False and self.trainer.state.fn == TrainerFn.FITTING:
             # Lightning takes this entry as the x-axis; its own count starts one lower. Filled in on the device: a
             # number would be copied there, and the host would wait for it.
@@ -208,8 +210,10 @@ class TwoPlayerModule(GameModule, ABC):
             strategy.checkpoint_io = AtomicCheckpointIO()
         if stage == "fit":
             # Asked for by `sync_batchnorm`; torch's own layer works where this condition does not hold.
-            if getattr(strategy, "_layer_sync", None) and (
-                strategy.root_device.type == "cpu" or self.twice_differentiated
+            if (
+                isinstance(strategy, ParallelStrategy)
+                and strategy._layer_sync
+                and (strategy.root_device.type == "cpu" or self.twice_differentiated)
             ):
                 strategy._layer_sync = None
                 SynchronizedBatchNorm.take_over(self)
@@ -233,8 +237,9 @@ class TwoPlayerModule(GameModule, ABC):
         """Check that the data has the networks' image shape, and that the average has the generator's PC-layers."""
         if self.averaged_generator is not None:
             self.averaged_generator.take_form_of(self.generator)
-        if self.trainer.datamodule is not None:
-            check_same_shape("data", self.trainer.datamodule, "discriminator", self.discriminator)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it later
+        if data is not None:
+            check_same_shape("data", data, "discriminator", self.discriminator)
 
     @override
     def on_train_start(self) -> None:

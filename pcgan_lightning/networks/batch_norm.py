@@ -18,7 +18,17 @@ class SynchronizedBatchNorm(_BatchNorm):
     order, which ConOpt and JARE take. In evaluation, or with one process, it is torch's.
 
     Arguments, parameters and buffers are those of ``torch.nn.BatchNorm2d``.
+
+    Attributes:
+        waits_for_processes: that a forward in training must be made by every process at once, or hangs.
     """
+
+    waits_for_processes = True
+
+    # Torch lets them be None; they are there where statistics are tracked.
+    num_batches_tracked: Tensor
+    running_mean: Tensor
+    running_var: Tensor
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise; in training every process must take part."""

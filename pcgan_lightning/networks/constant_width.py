@@ -12,6 +12,8 @@ F        True      True
 =======  ========  ===================
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
@@ -24,8 +26,8 @@ from pcgan_lightning.networks._common import (
 )
 
 # A plain network has kernels of 5, a residual one of 4; both change the resolution by exactly 2.
-_PLAIN = {"kernel_size": 5, "stride": 2, "padding": 2}
-_RESIDUAL = {"kernel_size": 4, "stride": 2, "padding": 1}
+_PLAIN: dict[str, Any] = {"kernel_size": 5, "stride": 2, "padding": 2}
+_RESIDUAL: dict[str, Any] = {"kernel_size": 4, "stride": 2, "padding": 1}
 
 
 class ConstantWidthGenerator(RecordsArguments, nn.Module):

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, Optional, Union, get_args
 
 import torch
@@ -41,7 +41,7 @@ class BlockwiseOptimizer(Optimizer):
         self.scope = scope
         self._block_of: dict[Tensor, int] = {}
         self._keys: dict[Any, int] = {}
-        self._index: tuple[list[int], Optional[Tensor]] = ([], None)
+        self._index: Optional[tuple[list[int], Tensor]] = None
         super().__init__(params, defaults)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -108,11 +108,16 @@ class BlockwiseOptimizer(Optimizer):
         if self.scope == "global":
             return torch.linalg.vector_norm(norms).expand(len(norms))
         blocks = [self._block_of[p] for p, _ in members]
-        if self._index[0] != blocks or self._index[1].device != norms.device:
+        if self._index is None or self._index[0] != blocks or self._index[1].device != norms.device:
             self._index = (blocks, torch.tensor(blocks, device=norms.device))
         index = self._index[1]
         squares = norms.new_zeros(len(self._keys)).index_add_(0, index, norms.square())
         return squares.sqrt()[index]
+
+
+def gradients_of(parameters: Iterable[Tensor]) -> list[Tensor]:
+    """Return the gradients of parameters that have one."""
+    return [p.grad for p in parameters if p.grad is not None]
 
 
 def layer_name(parameter_name: str) -> str:

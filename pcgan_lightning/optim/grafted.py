@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
+from typing_extensions import override
 
 from pcgan_lightning.optim.blocks import BlockwiseOptimizer, Scope, quotient
 
@@ -40,13 +41,13 @@ class Grafted(BlockwiseOptimizer):
         scope: Scope = "global",
     ) -> None:
         self.inner: dict[str, Optimizer] = {}
-        params = list(params)
-        groups = params if params and isinstance(params[0], dict) else [{}]
+        given: list[Any] = list(params)  # once, for it may be a generator
+        groups: list[dict[str, Any]] = given if given and isinstance(given[0], dict) else [{}]
         unknown = sorted({key for group in groups for key in group} - {"params", "lr", "eps"})
         if unknown:
             raise ValueError(f"argument `params` must have groups with `lr` and `eps` alone, got {', '.join(unknown)}")
         rates = [group.get("lr") for group in groups]  # now, for torch fills in the defaults
-        super().__init__(params, {"lr": 0.0, "eps": eps, "maximize": False}, scope)
+        super().__init__(given, {"lr": 0.0, "eps": eps, "maximize": False}, scope)
         self._shadows: dict[str, dict[Tensor, Tensor]] = {}
         for role, make in (("magnitude", magnitude), ("direction", direction)):
             shadows = {p: torch.zeros_like(p) for group in self.param_groups for p in group["params"]}
@@ -91,8 +92,8 @@ class Grafted(BlockwiseOptimizer):
         """Return the state, with those of the two optimizers."""
         return super().state_dict() | {role: optimizer.state_dict() for role, optimizer in self.inner.items()}
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a state."""
         super().load_state_dict({key: value for key, value in state_dict.items() if key not in self.inner})
         for role, optimizer in self.inner.items():
             optimizer.load_state_dict(state_dict[role])

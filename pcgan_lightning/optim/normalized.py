@@ -13,6 +13,7 @@ Each player of a game has an optimizer of its own, which minimises the loss that
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Optional, Union, get_args
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from pcgan_lightning.arguments import require_not_negative, require_one_of
-from pcgan_lightning.optim.blocks import BlockwiseOptimizer, Scope, layer_name, like, quotient
+from pcgan_lightning.optim.blocks import BlockwiseOptimizer, Scope, gradients_of, layer_name, like, quotient
 
 Oracle = Literal["adam", "paper"]
 Members = list[tuple[Tensor, dict[str, Any]]]
@@ -80,7 +81,7 @@ class NSGDA(BlockwiseOptimizer):
 
     def direction(self, members: Members) -> tuple[list[Tensor], Tensor]:
         """Return the gradients and s / (norm + eps)."""
-        gradients = [p.grad for p, _ in members]
+        gradients = gradients_of(p for p, _ in members)
         norms = self.block_norms(members, gradients)
         scales = norms.new_ones(())
         if self._scale_of is not None:
@@ -124,11 +125,12 @@ class _AdamOracle(BlockwiseOptimizer):
         while start < len(members):  # one run for each group, whose members stand together
             group = members[start][1]
             end = next((i for i in range(start, len(members)) if members[i][1] is not group), len(members))
-            found += self._adaptive([p for p, _ in members[start:end]], *group["betas"], group["eps"])
+            found += self._adaptive([p for p, _ in members[start:end]], group["betas"], group["eps"])
             start = end
         return found
 
-    def _adaptive(self, parameters: list[Tensor], beta1: float, beta2: float, eps: float) -> list[Tensor]:
+    def _adaptive(self, parameters: list[Tensor], betas: tuple[float, float], eps: float) -> Sequence[Tensor]:
+        beta1, beta2 = betas
         states = [self.state[p] for p in parameters]
         for parameter, state in zip(parameters, states, strict=True):
             if not state:
@@ -137,7 +139,7 @@ class _AdamOracle(BlockwiseOptimizer):
                 if beta1:
                     state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
             state["step"] += 1
-        gradients, second = [p.grad for p in parameters], [s["exp_avg_sq"] for s in states]
+        gradients, second = gradients_of(parameters), [s["exp_avg_sq"] for s in states]
         adam = self.oracle == "adam"
         torch._foreach_mul_(second, beta2)
         torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2 if adam else 1.0)
@@ -145,12 +147,12 @@ class _AdamOracle(BlockwiseOptimizer):
             first = [s["exp_avg"] for s in states]
             torch._foreach_mul_(first, beta1)
             torch._foreach_add_(first, gradients, alpha=1 - beta1 if adam else 1.0)
-        return adam_oracle(parameters, states, (beta1, beta2), eps, self.oracle)
+        return adam_oracle(parameters, states, betas, eps, self.oracle)
 
 
 def adam_oracle(
     parameters: list[Tensor], states: list[dict[str, Any]], betas: tuple[float, float], eps: float, oracle: Oracle
-) -> list[Tensor]:
+) -> Sequence[Tensor]:
     """Return Adam's A of parameters whose moments are in `states`, with torch's names for them.
 
     Args:
@@ -160,7 +162,7 @@ def adam_oracle(
         eps: of the optimizer.
         oracle: "adam" or "paper", see :class:`AdaNSGDA`.
     """
-    first = [s.get("exp_avg", p.grad) for p, s in zip(parameters, states, strict=True)]
+    first = [s.get("exp_avg", g) for g, s in zip(gradients_of(parameters), states, strict=True)]
     second = [_wide(s.get("max_exp_avg_sq", s["exp_avg_sq"])) for s in states]
     if oracle == "adam":
         steps = [int(s["step"]) for s in states]
@@ -204,7 +206,7 @@ class AdaNSGDA(_AdamOracle):
 
     def direction(self, members: Members) -> tuple[list[Tensor], Tensor]:
         """Return the gradients and ||A|| / (||g|| + eps)."""
-        gradients = [p.grad for p, _ in members]
+        gradients = gradients_of(p for p, _ in members)
         magnitude = self.block_norms(members, self.adaptive(members))
         norms = self.block_norms(members, gradients)
         return gradients, quotient(magnitude, norms, [group["eps"] for _, group in members])
@@ -228,7 +230,7 @@ class AdaDir(_AdamOracle):
     def direction(self, members: Members) -> tuple[list[Tensor], Tensor]:
         """Return A and ||g|| / (||A|| + eps)."""
         adaptive = self.adaptive(members)
-        magnitude = self.block_norms(members, [p.grad for p, _ in members])
+        magnitude = self.block_norms(members, gradients_of(p for p, _ in members))
         norms = self.block_norms(members, adaptive)
         return adaptive, quotient(magnitude, norms, [group["eps"] for _, group in members])
 

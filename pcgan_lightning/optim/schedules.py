@@ -1,9 +1,11 @@
 """Learning-rate schedules counted in iterations."""
 
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
+from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer
+from typing_extensions import override
 
 from pcgan_lightning.arguments import require_at_least
 
@@ -32,8 +34,8 @@ class LinearDecay(LRScheduler):
         self.start = start
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
-        """Return the learning rate of each parameter group at the current iteration."""
+    @override
+    def get_lr(self) -> list[Union[float, Tensor]]:
         if self.last_epoch == 0:
             return list(self.base_lrs)
         if self.total_iterations is None:

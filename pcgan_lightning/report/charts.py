@@ -4,16 +4,13 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.colors import to_hex, to_rgb
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
+from pcgan_lightning.report.drawing import condition_axis, draw_condition_numbers, draw_line, draw_singular_values, thin
 from pcgan_lightning.report.run_data import Run, Series, finite
-from pcgan_lightning.report.svg import TOOLTIP, column_width, label_iterations, new_figure, to_svg
+from pcgan_lightning.report.svg import column_width, label_iterations, new_figure, to_svg
 
-MAXIMUM_POINTS = 200  # of a line: more cannot be told apart and would make the page large
 MAXIMUM_BANDS = 3  # more of them on one another are mud
 SMALLEST = r"singular_value/(.+)/smallest_\d+"
 CONDITION = r"condition/(.+)/(?:after|before)"
@@ -21,11 +18,6 @@ DEGREE = r"degree/(.+)"
 # Light to dark, so that degrees are told apart by lightness as well.
 DEGREE_COLORS = {1: "#e3e9ef", 3: "#a8d5d0", 5: "#55a9b5", 7: "#2f6f9f", 9: "#27356b"}
 OTHER_DEGREE = "#b8a6c9"
-
-
-def layer_colors(layers: Sequence[str]) -> dict[str, str]:
-    """Return a colour for each layer; from dark to light as the network goes on."""
-    return dict(zip(layers, map(to_hex, colormaps["viridis"](np.linspace(0, 0.9, len(layers)))), strict=True))
 
 
 def degree_color(degree: float) -> str:
@@ -40,8 +32,8 @@ def run_chart(runs: Sequence[Run], column: str, title: str, columns: int = 3, he
     highest = 0.0
     for run in runs:
         if column in run.series:
-            steps, values = thin(finite(run.series[column], positive=logarithmic))
-            _line(axis, (steps, values), run.name, color=run.color, linestyle=run.dash)
+            iterations, values = thin(finite(run.series[column], positive=logarithmic))
+            draw_line(axis, (iterations, values), run.name, color=run.color, linestyle=run.dash)
             highest = max(highest, *values, 0.0)
     if logarithmic:
         condition_axis(axis, highest)
@@ -58,30 +50,28 @@ def loss_chart(runs: Sequence[Run], column: str, title: str) -> str:
     for run in runs:
         if column not in run.series:
             continue
-        steps, low, mean, high = windows(finite(run.series[column]))
+        iterations, low, mean, high = windows(finite(run.series[column]))
         if len(runs) <= MAXIMUM_BANDS:
-            axis.fill_between(steps, low, high, color=run.color, alpha=0.15, linewidth=0)
-        _line(axis, (steps, mean), run.name, color=run.color, linestyle=run.dash)
+            axis.fill_between(iterations, low, high, color=run.color, alpha=0.15, linewidth=0)
+        draw_line(axis, (iterations, mean), run.name, color=run.color, linestyle=run.dash)
     axis.yaxis.set_major_locator(MaxNLocator(5))
     label_iterations(axis)
     return to_svg(figure, title)
 
 
 def spectrum_chart(run: Run, layers: Sequence[str], highest: float, columns: int) -> str:
-    """Draw the smallest singular values of each layer of a run, as in Figure 1; the smallest of all darkest."""
+    """Draw Figure 1 of a run: the smallest singular values of each layer."""
     across = {1: 4, 2: 2}.get(columns, 1)
     rows = -(-len(layers) // across)
     figure, axes = new_figure(column_width(columns), rows + 0.6, rows, across, top=0.24, left=0.34)
-    for axis, layer in zip(axes, layers, strict=False):
-        names = sorted(c for c in run.series if c.startswith(f"singular_value/{layer}/smallest_"))
-        for i, name in reversed(list(enumerate(names))):
-            color = tint(run.color, i / max(5, len(names)) * 0.85)
-            _line(axis, thin(finite(run.series[name])), name.rpartition("/")[2].replace("_", " "), color=color)
-        axis.set_title(layer, loc="left", fontsize=8.25, pad=3)
-        axis.set_ylim(0, highest)
-        axis.yaxis.set_major_locator(MultipleLocator(0.5) if highest < 1.5 else MaxNLocator(2))
-    for axis in axes[len(layers) :]:
-        axis.remove()
+    lines = {
+        layer: {
+            column.rpartition("/")[2].replace("_", " "): run.series[column]
+            for column in sorted(c for c in run.series if c.startswith(f"singular_value/{layer}/smallest_"))
+        }
+        for layer in layers
+    }
+    draw_singular_values(axes, lines, run.color, highest)
     bottom = axes[: len(layers)][-across:]
     for axis in bottom:  # the last of a column may stand above the figure's last row
         axis.tick_params(labelbottom=True)
@@ -90,15 +80,17 @@ def spectrum_chart(run: Run, layers: Sequence[str], highest: float, columns: int
 
 
 def condition_chart(run: Run, colors: dict[str, str], highest: float, columns: int) -> str:
-    """Draw the modified condition number of each layer of a run, as in Figure 2; before the polynomial dotted."""
+    """Draw Figure 2 of a run: the modified condition number of each layer."""
     figure, (axis,) = new_figure(column_width(columns), 2.9)
-    for layer in run.layers(CONDITION):
-        for which, style, width in (("before", (0, (1, 1.6)), 1.0), ("after", "solid", 1.6)):
-            column = f"condition/{layer}/{which}"
-            if column in run.series:
-                series = thin(finite(run.series[column], positive=True))
-                _line(axis, series, f"{layer}, {which}", color=colors[layer], linestyle=style, linewidth=width)
-    condition_axis(axis, highest)
+    layers = {
+        layer: {
+            stage: run.series[column]
+            for stage in ("before", "after")
+            if (column := f"condition/{layer}/{stage}") in run.series
+        }
+        for layer in run.layers(CONDITION)
+    }
+    draw_condition_numbers(axis, layers, colors, highest)
     label_iterations(axis)
     return to_svg(figure, f"Modified condition number of each layer, {run.name}")
 
@@ -110,8 +102,8 @@ def degree_chart(run: Run, columns: int) -> str:
     figure, (axis,) = new_figure(column_width(columns), 0.2 * len(layers) + 0.6, left=names, right=0.3)
     end = max(run.iterations, 1)
     for row, layer in enumerate(layers):
-        steps, degrees = finite(run.series[f"degree/{layer}"])
-        for start, stop, degree in spans((steps, degrees), end):
+        iterations, degrees = finite(run.series[f"degree/{layer}"])
+        for start, stop, degree in spans((iterations, degrees), end):
             axis.add_patch(Rectangle((start, row - 0.42), stop - start, 0.84, color=degree_color(degree), linewidth=0))
         if len(degrees):
             axis.annotate(f"{degrees[-1]:g}", (1, row), (4, 0), ("axes fraction", "data"), "offset points", va="center")
@@ -124,17 +116,6 @@ def degree_chart(run: Run, columns: int) -> str:
     return to_svg(figure, f"Degree of each layer's polynomial, {run.name}")
 
 
-def condition_axis(axis: Axes, highest: float) -> None:
-    """Make the vertical axis logarithmic from 1, below which no condition number lies, with plain numbers."""
-    top = max(2.0, highest * 1.12)
-    subs = (1, 1.5, 2, 3, 5) if top < 9 else (1, 2, 5) if top < 300 else (1,)
-    axis.set_yscale("log")
-    axis.set_ylim(0.96, top)
-    axis.yaxis.set_major_locator(LogLocator(subs=subs))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}" if value < 1e5 else f"{value:.0e}"))
-    axis.yaxis.set_minor_locator(NullLocator())
-
-
 def highest_value(runs: Sequence[Run], pattern: str) -> float:
     """Return the largest finite value in the columns of all runs that match a pattern, or 0."""
     columns = [s for run in runs for column, s in run.series.items() if re.fullmatch(pattern, column)]
@@ -143,36 +124,17 @@ def highest_value(runs: Sequence[Run], pattern: str) -> float:
 
 def spans(series: Series, end: int) -> list[tuple[float, float, float]]:
     """Return (start, stop, value) of each stretch of equal values; the last one lasts until `end`."""
-    steps, values = series
-    starts = [i for i in range(len(steps)) if i == 0 or values[i] != values[i - 1]]
-    stops = [*(steps[i] for i in starts[1:]), end]
-    return [(float(steps[i]), float(stop), float(values[i])) for i, stop in zip(starts, stops, strict=True)]
-
-
-def thin(series: Series) -> Series:
-    """Return at most ``MAXIMUM_POINTS`` measurements, evenly spaced, the first and the last among them."""
-    steps, values = series
-    if len(steps) <= MAXIMUM_POINTS:
-        return series
-    kept = np.linspace(0, len(steps) - 1, MAXIMUM_POINTS).round().astype(int)
-    return steps[kept], values[kept]
+    iterations, values = series
+    starts = [i for i in range(len(iterations)) if i == 0 or values[i] != values[i - 1]]
+    stops = [*(iterations[i] for i in starts[1:]), end]
+    return [(float(iterations[i]), float(stop), float(values[i])) for i, stop in zip(starts, stops, strict=True)]
 
 
 def windows(series: Series) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return the last iteration, 10th percentile, mean and 90th percentile of each of at most 100 windows."""
-    steps, values = series
-    count = min(len(steps), max(40, min(100, len(steps) // 10)))
+    iterations, values = series
+    count = min(len(iterations), max(40, min(100, len(iterations) // 10)))
     parts = np.array_split(values, count) if count else []
     ends = np.cumsum([len(part) for part in parts], dtype=int) - 1
     low, high = (np.array([np.percentile(part, q) for part in parts]) for q in (10, 90))
-    return steps[ends], low, np.array([part.mean() for part in parts]), high
-
-
-def tint(color: str, amount: float) -> str:
-    """Return a colour mixed with white."""
-    return to_hex([channel + (1 - channel) * amount for channel in to_rgb(color)])
-
-
-def _line(axis: Axes, series: Series, name: str, **style: object) -> None:
-    # One measurement, or two, must be seen as well.
-    axis.plot(*series, marker="o" if len(series[0]) < 3 else "", gid=TOOLTIP + name, **style)
+    return iterations[ends], low, np.array([part.mean() for part in parts]), high

@@ -1,6 +1,5 @@
 """`pcgan report`: run folders in, one HTML file out."""
 
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pcgan_lightning.report.grids import sample_grids
 from pcgan_lightning.report.run_data import Run, not_finite, read_runs
 from pcgan_lightning.report.settings import differing_settings, environments, important_settings
 from pcgan_lightning.report.tables import results, scored_elsewhere
+from pcgan_lightning.runs import write_whole
 
 
 def report(runs: list[Path], output: Path = Path("report.html")) -> None:
@@ -30,14 +30,7 @@ def report(runs: list[Path], output: Path = Path("report.html")) -> None:
     if output.is_dir():
         raise ValueError(f"argument `output` must be a file, got the folder {output}")
     page = render(read_runs(runs))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    # Whoever has the page open never sees half of a new one.
-    partial = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, output)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(output, page)  # whoever has the page open never sees half of a new one
     print(f"report of {_count(len(runs), 'run')} in {output}", file=sys.stderr)
 
 

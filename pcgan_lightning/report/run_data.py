@@ -11,6 +11,15 @@ from typing import Any, Optional
 import numpy as np
 import yaml
 
+from pcgan_lightning.runs import (
+    CONFIG_FILE,
+    ENVIRONMENT_FILE,
+    EVALUATIONS,
+    METRICS_FILE,
+    SAMPLES,
+    read_rows,
+)
+
 # Okabe and Ito's colours without yellow, which is too light on white, and Tol's wine: safe for colour-blind readers.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#4D4D4D")
 DASHES = ("solid", "dashed", "dashdot")
@@ -45,7 +54,7 @@ class Run:
     @property
     def iterations(self) -> int:
         """The last iteration that anything was logged at."""
-        return int(max(steps[-1] for steps, _ in self.series.values()))
+        return int(max(iterations[-1] for iterations, _ in self.series.values()))
 
     def layers(self, pattern: str) -> list[str]:
         """Return the layers of the columns that match `pattern`, whose first group is the layer, in natural order."""
@@ -80,21 +89,21 @@ def read_runs(folders: list[Path]) -> list[Run]:
             raise ValueError(f"argument `runs` must name each run once, got {folder} twice")
         if not path.is_dir():
             raise FileNotFoundError(f"argument `runs` must be run folders, got {folder}, which is no folder")
-        if not (path / "metrics.csv").is_file():
+        if not (path / METRICS_FILE).is_file():
             raise FileNotFoundError(f"argument `runs` must be folders with a metrics.csv, got {folder} without one")
     return [_read_run(path, name, n) for n, (path, name) in enumerate(zip(resolved, _names(resolved), strict=True))]
 
 
 def _read_run(folder: Path, name: str, number: int) -> Run:
-    grids = ((re.fullmatch(r"iteration_(\d+)\.png", p.name), p) for p in sorted(folder.glob("samples/*.png")))
-    evaluations = [_read_mapping(path, "scores") for path in sorted(folder.glob("evaluations/*.json"))]
-    config = folder / "config.yaml"
-    environment = folder / "environment.json"
+    grids = ((re.fullmatch(r"iteration_(\d+)\.png", p.name), p) for p in sorted(folder.glob(f"{SAMPLES}/*.png")))
+    evaluations = [_read_mapping(path, "scores") for path in sorted(folder.glob(f"{EVALUATIONS}/*.json"))]
+    config = folder / CONFIG_FILE
+    environment = folder / ENVIRONMENT_FILE
     return Run(
         name=name,
         color=COLORS[number % len(COLORS)],
         dash=DASHES[number // len(COLORS) % len(DASHES)],
-        series=_read_metrics(folder / "metrics.csv"),
+        series=_read_metrics(folder / METRICS_FILE),
         config=dict(_flatten(_read_mapping(config))) if config.exists() else None,
         environment=_read_mapping(environment, "versions") if environment.exists() else {},
         # One that bears no date was made while training, at its iteration.
@@ -117,12 +126,10 @@ def _read_metrics(path: Path) -> dict[str, Series]:
     """Return each column's measurements; the rows of one iteration are one row in pieces, and the later piece wins."""
     columns: dict[str, dict[int, float]] = {}
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                step = int(float(row.pop("step")))
-                for column, value in row.items():
-                    if value not in (None, ""):  # None: the row is still being written
-                        columns.setdefault(column, {})[step] = float(value)
+        for row in read_rows(path):
+            step = int(float(row.pop("step")))
+            for column, value in row.items():
+                columns.setdefault(column, {})[step] = float(value)
     except (KeyError, TypeError, ValueError, OverflowError, csv.Error) as error:
         reason = f"no column {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"argument `runs` must hold readable metrics, got {path}: {reason}") from error
@@ -158,9 +165,9 @@ def _flatten(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def finite(series: Series, positive: bool = False) -> Series:
     """Return the measurements that can be drawn: finite, and above zero for a logarithmic axis."""
-    steps, values = series
+    iterations, values = series
     drawable = np.isfinite(values) & ((values > 0) if positive else True)
-    return steps[drawable], values[drawable]
+    return iterations[drawable], values[drawable]
 
 
 def not_finite(run: Run) -> dict[str, int]:

@@ -8,7 +8,8 @@ from markupsafe import Markup
 from matplotlib import rc_context
 
 from pcgan_lightning.report import charts
-from pcgan_lightning.report.run_data import Run, natural_order
+from pcgan_lightning.report.drawing import layer_colors
+from pcgan_lightning.report.run_data import Run, finite, natural_order
 from pcgan_lightning.report.svg import SETTINGS
 from pcgan_lightning.report.tables import CONDITIONS, score_order, score_title
 
@@ -100,9 +101,9 @@ def _degrees(runs: Sequence[Run]) -> list[Panel]:
 
 def _layer_colors(runs: Sequence[Run]) -> dict[str, str]:
     layers = {layer for run in runs for layer in run.layers(charts.CONDITION)}
-    return charts.layer_colors(sorted(layers, key=natural_order))
+    return layer_colors(sorted(layers, key=natural_order))
 
 
 def _used_degrees(runs: Sequence[Run]) -> list[int]:
     columns = [run.series[f"degree/{layer}"] for run in runs for layer in run.layers(charts.DEGREE)]
-    return sorted({int(degree) for column in columns for degree in charts.finite(column)[1]})
+    return sorted({int(degree) for column in columns for degree in finite(column)[1]})

@@ -1,30 +1,60 @@
-"""The run folder: names of its files, whole writes, reading and continuing, checkpoints, and what is trusted."""
+"""The run folder: names of its files, whole writes, reading and continuing, checkpoints, and what is trusted.
 
-from pcgan_lightning.runs.checkpoints import AtomicCheckpointIO, read_checkpoint
-from pcgan_lightning.runs.environment import environment
+What needs torch or Lightning is imported on first use, so that a report is made without them.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from pcgan_lightning.runs.evaluations import evaluation_path, save_scores
 from pcgan_lightning.runs.folder import (
+    CHECKPOINTS,
     CONFIG_FILE,
     ENVIRONMENT_FILE,
+    EVALUATIONS,
+    LAST_CHECKPOINT,
+    METRICS_FILE,
+    SAMPLES,
+    SPECTRA,
     WANDB_ID_FILE,
     check_unused,
     check_writable,
-    last_checkpoint,
     unused_path,
 )
-from pcgan_lightning.runs.metrics_csv import METRICS_FILE, RunCSVLogger
-from pcgan_lightning.runs.trust import (
-    HYPER_PARAMETERS,
-    check_classes,
-    check_config_file,
-    check_hyper_parameters,
-    distrust_configs,
-)
+from pcgan_lightning.runs.metrics_csv import read_rows
+from pcgan_lightning.runs.writing import write_whole
+
+if TYPE_CHECKING:
+    from pcgan_lightning.runs.checkpoints import AtomicCheckpointIO, read_checkpoint
+    from pcgan_lightning.runs.csv_logger import RunCSVLogger
+    from pcgan_lightning.runs.last import last_checkpoint
+    from pcgan_lightning.runs.machine import environment
+    from pcgan_lightning.runs.trust import HYPER_PARAMETERS, check_classes, check_hyper_parameters
+    from pcgan_lightning.runs.yaml_files import check_config_file, distrust_configs
+
+_HOMES = {
+    "HYPER_PARAMETERS": "trust",
+    "AtomicCheckpointIO": "checkpoints",
+    "RunCSVLogger": "csv_logger",
+    "check_classes": "trust",
+    "check_config_file": "yaml_files",
+    "check_hyper_parameters": "trust",
+    "distrust_configs": "yaml_files",
+    "environment": "machine",
+    "last_checkpoint": "last",
+    "read_checkpoint": "checkpoints",
+}
 
 __all__ = [
+    "CHECKPOINTS",
     "CONFIG_FILE",
     "ENVIRONMENT_FILE",
+    "EVALUATIONS",
     "HYPER_PARAMETERS",
+    "LAST_CHECKPOINT",
     "METRICS_FILE",
+    "SAMPLES",
+    "SPECTRA",
     "WANDB_ID_FILE",
     "AtomicCheckpointIO",
     "RunCSVLogger",
@@ -35,7 +65,17 @@ __all__ = [
     "check_writable",
     "distrust_configs",
     "environment",
+    "evaluation_path",
     "last_checkpoint",
     "read_checkpoint",
+    "read_rows",
+    "save_scores",
     "unused_path",
+    "write_whole",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,5 @@
 """Checkpoint files: written whole or not at all, read without trust."""
 
-import os
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -10,8 +9,14 @@ from typing import IO, Any, Optional, Union
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from typing_extensions import override
+
+from pcgan_lightning.runs.writing import write_whole
 
 MapLocation = Union[str, torch.device, Callable[[Any, str], Any], None]
+
+# The content of one file at most, by path, size and time of change: what a run that starts from it looks at first.
+_kept: dict[tuple[str, int, int], dict[str, Any]] = {}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -26,36 +31,31 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         ValueError: for a file that is no whole checkpoint.
     """
 
+    @override
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Union[str, Path], storage_options: Optional[Any] = None
     ) -> None:
-        """Write a checkpoint, then give it its name."""
-        path = Path(path)
-        part = path.with_name(f"{path.name}.part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-            _bring_to_disk(path.parent)
+            write_whole(Path(path), partial(torch.save, checkpoint))
         except (OSError, RuntimeError) as error:
-            part.unlink(missing_ok=True)
             # torch's writer hides the cause when it fails to close its file after it.
             causes = [e for e in (error, error.__context__) if isinstance(e, OSError)]
             reason = (causes[0].strerror if causes else None) or str(error).splitlines()[0]
             raise OSError(f"checkpoint {path} can't be written, former ones are untouched: {reason}") from error
 
+    @override
     def load_checkpoint(
         self, path: Union[str, Path], map_location: MapLocation = "cpu", weights_only: Optional[bool] = None
     ) -> dict[str, Any]:
-        """Read a checkpoint; `weights_only` is always true."""
+        # `weights_only` is always true.
         return read_checkpoint(Path(path), map_location)
 
 
 def read_checkpoint(
-    path: Union[str, Path, IO[bytes]], map_location: MapLocation = "cpu", argument: str = "ckpt_path"
+    path: Union[str, Path, IO[bytes]],
+    map_location: MapLocation = "cpu",
+    argument: str = "ckpt_path",
+    keep: bool = False,
 ) -> dict[str, Any]:
     """Return the content of a checkpoint of Lightning's, whose bytes are all as they were written.
 
@@ -66,14 +66,28 @@ def read_checkpoint(
         path: the file, or an open one, which is left at its beginning.
         map_location: of ``torch.load``.
         argument: whose value `path` is, for the messages.
+        keep: whether the next call for the same file gets the same content, without reading it again. A run that
+            starts from a checkpoint looks at it several times before Lightning loads it.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is damaged, or no checkpoint.
     """
     rule = f"argument `{argument}` must be a whole checkpoint"
-    if not hasattr(path, "read") and not Path(path).is_file():
+    file = None if hasattr(path, "read") else Path(path)
+    if file is not None and not file.is_file():
         raise FileNotFoundError(f"{rule} file, got {path}, which does not exist")
+    key = (str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) if file is not None else None
+    content = _kept.pop(key, None) if map_location == "cpu" else None
+    _kept.clear()
+    if content is None:
+        content = _read(path, map_location, rule)
+    if keep and key is not None:
+        _kept[key] = content
+    return content
+
+
+def _read(path: Union[str, Path, IO[bytes]], map_location: MapLocation, rule: str) -> dict[str, Any]:
     rewind = partial(path.seek, 0) if hasattr(path, "seek") else lambda: None
     try:
         with zipfile.ZipFile(path) as archive:
@@ -91,13 +105,3 @@ def read_checkpoint(
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise ValueError(f"{rule}, got {path}, which holds no `state_dict`")
     return content
-
-
-def _bring_to_disk(folder: Path) -> None:
-    """Make a renaming last, where the system can be asked to."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

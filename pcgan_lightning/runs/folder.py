@@ -1,21 +1,21 @@
-"""The run folder of a command: the names of its files, that it is never overwritten, where a resumed run goes on."""
+"""The run folder: the names of its files, and whether a run may take it."""
 
 import itertools
-import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import Optional
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
-
-from pcgan_lightning.runs.checkpoints import read_checkpoint
-from pcgan_lightning.runs.metrics_csv import METRICS_FILE
-
-log = logging.getLogger("lightning.pytorch")
+# All within the run folder.
 CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "environment.json"
+METRICS_FILE = "metrics.csv"
 WANDB_ID_FILE = "wandb_id.txt"
+CHECKPOINTS = "checkpoints"
+LAST_CHECKPOINT = f"{CHECKPOINTS}/last.ckpt"
+SLURM_CHECKPOINTS = "hpc_ckpt_*.ckpt"  # as Lightning calls them
+EVALUATIONS = "evaluations"
+SAMPLES = "samples"
+SPECTRA = "spectra"
 
 
 def check_unused(folder: Path) -> None:
@@ -50,31 +50,3 @@ def unused_path(path: Path) -> Path:
     """Return `path`, or the first of ``name_1``, ``name_2``, ... beside it that does not exist."""
     candidates = (path.with_stem(f"{path.stem}_{n}") if n else path for n in itertools.count())
     return next(c for c in candidates if not c.exists())
-
-
-def last_checkpoint(folder: Path, checkpoints: Optional[Path] = None) -> Optional[Path]:
-    """Return the run's latest checkpoint that is whole, None if it has none at all; damaged ones are told of.
-
-    Args:
-        folder: of the run.
-        checkpoints: another folder than ``checkpoints`` in it where the run was told to save them.
-
-    Raises:
-        ValueError: if it has checkpoints, but all are damaged.
-    """
-    found = {*(folder / "checkpoints").glob("*.ckpt"), *folder.glob("hpc_ckpt_*.ckpt")}  # the latter are SLURM's
-    if checkpoints is not None:
-        found |= {*checkpoints.glob("*.ckpt")}
-    reasons = []
-    for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):
-        try:
-            read_checkpoint(path)
-        except ValueError as error:
-            reasons.append(str(error))
-        else:
-            for reason in reasons:
-                rank_zero_only(log.warning)(f"{reason}; the next older one is taken: {path.name}")
-            return path
-    if reasons:
-        raise ValueError(f"all checkpoints in {folder} are damaged; {reasons[0]}")
-    return None

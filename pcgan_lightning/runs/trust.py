@@ -1,14 +1,13 @@
 """What a config or a checkpoint may name: classes of the kinds that are asked for, and nothing that is just called."""
 
+import inspect
 import pkgutil
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import yaml
-from jsonargparse import Namespace, get_loader, set_loader, set_parsing_settings
+from jsonargparse import Namespace
+from jsonargparse.typing import Path
 from lightning.pytorch import LightningModule
 from torch import nn
 from torch.optim import Optimizer
@@ -17,114 +16,53 @@ from torch.optim.lr_scheduler import LRScheduler
 INSTANTIATORS = tuple(f"{package}.cli.instantiate_module" for package in ("lightning.pytorch", "pytorch_lightning"))
 # Where Lightning finds the arguments of a module in a checkpoint: today's key, and those of old releases.
 HYPER_PARAMETERS = (LightningModule.CHECKPOINT_HYPER_PARAMS_KEY, "hparams", "module_arguments")
-# Of a file with all its aliases written out; the longest config of this package has a few hundred.
-MAXIMUM_ENTRIES = 100_000
-# Ends of the names of arguments that may be functions, in Python but not in a config.
-CALLABLES = ("optimizer", "_scheduler", "layers", "sample", "target", "targets", "losses")
 _PACKAGE = __name__.partition(".")[0]
-_YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_DEFAULT_LOAD = get_loader("yaml")
 
 
-def distrust_configs() -> None:
-    """Let every parser of this process refuse what :func:`check_yaml` does, and build classes only where one is due.
-
-    Without this, jsonargparse would build whatever class a config names where an argument has no type.
-    """
-    set_parsing_settings(instantiate_subclass_spec_in_any=False, import_path_denylist=[])
-    set_loader("yaml", load_yaml, exceptions=(yaml.YAMLError,))
-
-
-def load_yaml(text: str) -> Any:
-    """Return what a YAML text says, which :func:`check_yaml` finds nothing wrong with."""
-    check_yaml(text)
-    return _DEFAULT_LOAD(text)
-
-
-def check_yaml(text: str) -> None:
-    """Refuse a YAML text with a key given twice, an alias of itself, or aliases that multiply into a giant.
-
-    Raises:
-        yaml.YAMLError: naming the key or the reason.
-    """
-    try:
-        root = yaml.compose(text, Loader=_YAML_LOADER)
-        size = _expanded_size(root, {}) if root is not None else 0
-    except RecursionError:
-        raise yaml.YAMLError("it is nested too deeply") from None
-    if size > MAXIMUM_ENTRIES:
-        raise yaml.YAMLError(f"it has more than {MAXIMUM_ENTRIES:,} entries, its aliases written out")
-
-
-def _expanded_size(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """Return the number of nodes with all aliases written out; `sizes` has those of the nodes seen, 0 while inside."""
-    if id(node) not in sizes:
-        sizes[id(node)] = 0
-        children: list[yaml.Node] = []
-        if isinstance(node, yaml.MappingNode):
-            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-            for key, count in Counter(keys).items():
-                if count > 1:
-                    raise yaml.YAMLError(f"the key {key!r} is given twice (line {node.start_mark.line + 1} and below)")
-            children = [child for pair in node.value for child in pair]
-        elif isinstance(node, yaml.SequenceNode):
-            children = node.value
-        sizes[id(node)] = 1 + sum(_expanded_size(child, sizes) for child in children)
-    if not sizes[id(node)]:
-        raise yaml.YAMLError(f"the alias in line {node.start_mark.line + 1} is within what it stands for")
-    return sizes[id(node)]
-
-
-def check_config_file(path: Path) -> None:
-    """Refuse a configuration file that can't be one, before it meets a parser, whose message would not name it.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no YAML mapping, or :func:`check_yaml` refuses it.
-    """
-    rule = "argument `config` must be a YAML file of arguments"
-    if not path.is_file():
-        what = "a folder" if path.is_dir() else "which does not exist"
-        raise FileNotFoundError(f"{rule}, got {path}, {what}")
-    try:
-        text = path.read_text(encoding="utf-8")
-        check_yaml(text)
-        content = yaml.load(text, Loader=_YAML_LOADER)
-    except (ValueError, yaml.YAMLError) as error:
-        reason = "; ".join(line.strip() for line in str(error).splitlines())
-        raise ValueError(f"{rule}, got {path}: {reason}") from error
-    if not isinstance(content, dict) or not content:
-        found = "empty" if content in (None, {}) else f"a {type(content).__name__}"
-        raise ValueError(f"{rule}, got {path}, which is {found}")
-
-
-def check_classes(config: Any, *kinds: type) -> None:
+def check_classes(config: Any, *kinds: type, owners: Iterable[type] = ()) -> None:
     """Refuse whatever would be called that is no class, in a parsed configuration that is about to be built.
 
     jsonargparse itself checks that a class is of the kind that its place needs, where that place has a type; it also
-    takes functions, and calls them.
+    takes functions, and calls them. Whatever can be called and is no class is refused, under any key, but for the
+    defaults of the constructors that the configuration names.
 
     Args:
         config: mappings, ``Namespace`` and lists, as parsed.
         *kinds: where given, all classes must be of one of these, or derived from a class of this package.
+        owners: further classes of which the configuration holds arguments, without naming them.
 
     Raises:
         ValueError: naming the key and what was found there.
     """
-    for key, value in _entries(config):
-        if key.rpartition(".")[2] == "class_path":
-            found = _import(value, key)
-            if not isinstance(found, type):
-                raise ValueError(f"argument `{key}` must name a class, got {value}, which is none")
-            own = any(base.__module__.partition(".")[0] == _PACKAGE for base in found.__mro__)
-            if kinds and not own and not issubclass(found, kinds):
-                names = ", ".join(kind.__name__ for kind in kinds)
-                raise ValueError(f"argument `{key}` must name a class derived from {names}, got {value}")
-        elif key.endswith(CALLABLES) and callable(value) and not isinstance(value, type):
-            named = value if hasattr(value, "__qualname__") else type(value)
-            name = f"{named.__module__}.{named.__qualname__}"
-            if not name.endswith("<lambda>"):  # those are our defaults
-                raise ValueError(f"argument `{key}` must name a class, got {name}, which is none")
+    entries = list(_entries(config))
+    named = [_named_class(value, key, kinds) for key, value in entries if key.rpartition(".")[2] == "class_path"]
+    defaults = [default for kind in (*owners, *named) for default in _defaults(kind)]
+    for key, value in entries:
+        # Paths as jsonargparse has them can be called too, and return their text.
+        harmless = not callable(value) or isinstance(value, (type, Path))
+        if not harmless and not any(value is default for default in defaults):
+            origin = value if hasattr(value, "__qualname__") else type(value)
+            name = f"{origin.__module__}.{origin.__qualname__}"
+            raise ValueError(f"argument `{key}` must name a class, got {name}, which is none")
+
+
+def _named_class(path: Any, key: str, kinds: tuple[type, ...]) -> type:
+    """Return the class that an import path names, of one of some kinds or of this package."""
+    found = _import(path, key)
+    if not isinstance(found, type):
+        raise ValueError(f"argument `{key}` must name a class, got {path}, which is none")
+    own = any(base.__module__.partition(".")[0] == _PACKAGE for base in found.__mro__)
+    if kinds and not own and not issubclass(found, kinds):
+        names = ", ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"argument `{key}` must name a class derived from {names}, got {path}")
+    return found
+
+
+def _defaults(kind: type) -> Iterator[Any]:
+    """Yield the defaults of a class's constructor, and of those that it may hand its arguments on to."""
+    for base in kind.__mro__:
+        if inspect.isfunction(base.__init__):
+            yield from (parameter.default for parameter in inspect.signature(base.__init__).parameters.values())
 
 
 def check_hyper_parameters(content: Mapping[str, Any], base: type, origin: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Union
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,9 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 LINEAR_LAYERS = (nn.Linear,)
 WEIGHT_LAYERS = CONVOLUTIONS + TRANSPOSED_CONVOLUTIONS + LINEAR_LAYERS
+WeightLayer = Union[
+    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear
+]
 
 
 def is_convolution(layer: nn.Module) -> bool:
@@ -48,7 +52,7 @@ class MatrixLayout:
         return matrices.reshape(shape)
 
 
-def weight_layers(module: nn.Module) -> dict[str, nn.Module]:
+def weight_layers(module: nn.Module) -> dict[str, WeightLayer]:
     """Return the layers of `module` that hold a weight matrix, by name: Linear, Conv1d-3d, ConvTranspose1d-3d.
 
     The name is the path in ``module.named_modules()``, or ``"weight"`` where `module` itself is such a layer.

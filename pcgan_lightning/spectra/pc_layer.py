@@ -8,6 +8,7 @@ import contextlib
 import copy
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,9 @@ class Preconditioner(nn.Module):
         v: right singular vectors, ``[groups, cols]``, a buffer.
         polynomial: g. It travels in the ``state_dict`` as extra state.
     """
+
+    u: Tensor
+    v: Tensor
 
     def __init__(self, weight: Tensor, layout: MatrixLayout, polynomial: Polynomial) -> None:
         super().__init__()
@@ -111,19 +115,25 @@ def preconditioners(module: nn.Module) -> dict[str, Preconditioner]:
     return {name: p for name, p in found if p is not None}
 
 
+def weight_parametrizations(layer: nn.Module) -> parametrize.ParametrizationList | None:
+    """Return what ``torch.nn.utils.parametrize`` has put on a layer's weight, if anything."""
+    parametrizations: Any = getattr(layer, "parametrizations", None)
+    return parametrizations.weight if parametrize.is_parametrized(layer, "weight") else None
+
+
 def original_weight(layer: nn.Module) -> Tensor:
     """Return the weight the optimizer owns: W itself where the layer computes g(SN(W))."""
-    if parametrize.is_parametrized(layer, "weight"):
-        return layer.parametrizations.weight.original
-    return layer.weight
+    chain = weight_parametrizations(layer)
+    if chain is not None:
+        return chain.original
+    return layer.weight  # type: ignore[return-value]  # torch types what a module holds as Tensor or Module
 
 
 def preconditioner_of(layer: nn.Module) -> Preconditioner | None:
     """Return the PC-layer on a layer's weight, if there is one."""
-    if parametrize.is_parametrized(layer, "weight"):
-        first = layer.parametrizations.weight[0]
-        return first if isinstance(first, Preconditioner) else None
-    return None
+    chain = weight_parametrizations(layer)
+    first = None if chain is None else chain[0]
+    return first if isinstance(first, Preconditioner) else None
 
 
 def leading_singular_vectors(matrices: Tensor) -> tuple[Tensor, Tensor]:

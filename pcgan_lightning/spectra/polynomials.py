@@ -6,6 +6,7 @@ Paper: "Precondition layer and its use for GANs", Section 3.3, Eq. (3)-(5).
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Union
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ class Polynomial:
     def __call__(self, x: Tensor) -> Tensor:
         """Evaluate g elementwise by Horner's rule in x^2; any shape, dtype of `x`."""
         square = x * x
-        value = self.coefficients[-1]
+        value: Union[float, Tensor] = self.coefficients[-1]
         for c in reversed(self.coefficients[:-1]):
             value = value * square + c
         return x * value

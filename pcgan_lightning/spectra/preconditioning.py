@@ -2,16 +2,22 @@
 
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from typing import Literal, TypeVar, Union
+from typing import Literal, Optional, TypeVar, Union
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from pcgan_lightning.spectra.matrices import MatrixLayout, is_convolution, weight_layers
-from pcgan_lightning.spectra.pc_layer import FOLLOWED_LAYERS, Preconditioner, original_weight, preconditioner_of
+from pcgan_lightning.spectra.matrices import MatrixLayout, WeightLayer, is_convolution, weight_layers
+from pcgan_lightning.spectra.pc_layer import (
+    FOLLOWED_LAYERS,
+    Preconditioner,
+    original_weight,
+    preconditioner_of,
+    weight_parametrizations,
+)
 from pcgan_lightning.spectra.polynomials import Polynomial, as_polynomial
 from pcgan_lightning.spectra.spectral_norm import (
-    has_parametrized_spectral_norm,
+    parametrized_spectral_norm,
     remove_spectral_norm_hook,
     spectral_norm_hook,
     take_over_vectors,
@@ -151,18 +157,19 @@ def match_preconditioning(module: nn.Module, state_dict: Mapping[str, Tensor], p
             remove_preconditioning(layer)
 
 
-def _check_weight(name: str, layer: nn.Module) -> None:
+def _check_weight(name: str, layer: WeightLayer) -> None:
     rule = f"layer {name!r} can't be preconditioned:"
     if preconditioner_of(layer) is not None:
         return
-    if parametrize.is_parametrized(layer, "weight"):
-        kinds = [type(p).__name__ for p in layer.parametrizations.weight]
-        if not has_parametrized_spectral_norm(layer):
+    chain = weight_parametrizations(layer)
+    if chain is not None:
+        if parametrized_spectral_norm(layer) is None:
+            kinds = [type(p).__name__ for p in chain]
             raise ValueError(f"{rule} its weight must have no other parametrization, got {kinds}")
-        weight = original_weight(layer)
+        weight: Optional[Tensor] = chain.original
     else:
         weight = layer._parameters.get("weight_orig" if spectral_norm_hook(layer) else "weight")
-    if weight is None or isinstance(weight, nn.parameter.UninitializedTensorMixin):
+    if weight is None or nn.parameter.is_lazy(weight):
         raise ValueError(f"{rule} its weight must be an initialised Parameter, got {type(layer).__name__}")
     if not weight.is_floating_point():
         raise ValueError(f"{rule} its weight must be of a real floating dtype, got {weight.dtype}")
@@ -172,18 +179,18 @@ def _check_weight(name: str, layer: nn.Module) -> None:
         raise ValueError(f"{rule} its weight must not be zero, since SN(W) = W / ||W||")
 
 
-def _attach(layer: nn.Module, polynomial: Polynomial) -> None:
+def _attach(layer: WeightLayer, polynomial: Polynomial) -> None:
     """Put a PC-layer on one layer, in the place of torch's spectral norm where there is one."""
     existing = preconditioner_of(layer)
     if existing is not None:
         existing.polynomial = polynomial
         return
     layout = MatrixLayout.of_layer(layer)
-    if has_parametrized_spectral_norm(layer):
-        former = layer.parametrizations.weight[0]
-        new = Preconditioner(original_weight(layer), layout, polynomial)
-        take_over_vectors(new, original_weight(layer), former.dim, former._u, former._v)
-        layer.parametrizations.weight[0] = new.train(layer.training)
+    chain, former = weight_parametrizations(layer), parametrized_spectral_norm(layer)
+    if chain is not None and former is not None:
+        new = Preconditioner(chain.original, layout, polynomial)
+        take_over_vectors(new, chain.original, former.dim, former.get_buffer("_u"), former.get_buffer("_v"))
+        chain[0] = new.train(layer.training)
     else:
         vectors = remove_spectral_norm_hook(layer)
         new = Preconditioner(layer.weight, layout, polynomial)

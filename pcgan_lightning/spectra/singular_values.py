@@ -4,15 +4,23 @@ Paper: "Precondition layer and its use for GANs", Sections 1.2 and 3.4.
 """
 
 import copy
-from typing import Union
+from collections.abc import Callable
+from typing import Union, overload
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from pcgan_lightning.spectra.matrices import MatrixLayout, batch_by_shape, weight_layers
-from pcgan_lightning.spectra.pc_layer import original_weight, preconditioners
+from pcgan_lightning.spectra.matrices import MatrixLayout, WeightLayer, batch_by_shape, weight_layers
+from pcgan_lightning.spectra.pc_layer import original_weight, preconditioners, weight_parametrizations
 from pcgan_lightning.spectra.spectral_norm import spectral_norm_hook
+
+
+@overload
+def singular_values(target: nn.Module, after_polynomial: bool = True) -> dict[str, Tensor]: ...
+
+
+@overload
+def singular_values(target: Tensor, after_polynomial: bool = True) -> Tensor: ...
 
 
 @torch.no_grad()
@@ -66,6 +74,14 @@ def singular_values(
     return values
 
 
+@overload
+def condition_number(target: nn.Module, after_polynomial: bool = True) -> dict[str, Tensor]: ...
+
+
+@overload
+def condition_number(target: Tensor, after_polynomial: bool = True) -> Tensor: ...
+
+
 def condition_number(
     target: Union[nn.Module, Tensor], after_polynomial: bool = True
 ) -> Union[Tensor, dict[str, Tensor]]:
@@ -75,6 +91,14 @@ def condition_number(
     Returns a scalar tensor, or name -> scalar tensor for a network.
     """
     return _by_layer(lambda values: _ratio(values[0], values[-1]), target, after_polynomial)
+
+
+@overload
+def modified_condition_number(target: nn.Module, after_polynomial: bool = True) -> dict[str, Tensor]: ...
+
+
+@overload
+def modified_condition_number(target: Tensor, after_polynomial: bool = True) -> Tensor: ...
 
 
 def modified_condition_number(
@@ -94,7 +118,9 @@ def modified_condition_number(
     return _by_layer(modified, target, after_polynomial)
 
 
-def _by_layer(function, target, after_polynomial):
+def _by_layer(
+    function: Callable[[Tensor], Tensor], target: Union[nn.Module, Tensor], after_polynomial: bool
+) -> Union[Tensor, dict[str, Tensor]]:
     values = singular_values(target, after_polynomial)
     if isinstance(values, Tensor):
         return function(values)
@@ -106,15 +132,14 @@ def _ratio(largest: Tensor, smallest: Tensor) -> Tensor:
     return torch.where(smallest > 0, largest / smallest, torch.inf)
 
 
-def _effective_weight(layer: nn.Module) -> Tensor:
+def _effective_weight(layer: WeightLayer) -> Tensor:
     """Return the weight that forward uses, without the side effects a parametrization may have in training mode."""
     hook = spectral_norm_hook(layer)
     if hook is not None:
         # The attribute `weight` is what the last forward used, before the optimizer's last step.
         return hook.compute_weight(layer, do_power_iteration=False)
-    if not parametrize.is_parametrized(layer, "weight"):
-        return layer.weight
-    return copy.deepcopy(layer.parametrizations.weight).eval()()
+    chain = weight_parametrizations(layer)
+    return layer.weight if chain is None else copy.deepcopy(chain).eval()()
 
 
 def _batched_singular_values(matrices: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,18 +2,17 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrizations
 from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook, remove_spectral_norm
 
-from pcgan_lightning.spectra.pc_layer import Preconditioner
+from pcgan_lightning.spectra.pc_layer import Preconditioner, weight_parametrizations
 
 
-def has_parametrized_spectral_norm(layer: nn.Module) -> bool:
-    """Return whether the newer ``torch.nn.utils.parametrizations.spectral_norm``, and nothing else, is on a weight."""
-    if not parametrize.is_parametrized(layer, "weight"):
-        return False
-    chain = layer.parametrizations.weight
-    return len(chain) == 1 and isinstance(chain[0], parametrizations._SpectralNorm)
+def parametrized_spectral_norm(layer: nn.Module) -> parametrizations._SpectralNorm | None:
+    """Return what ``torch.nn.utils.parametrizations.spectral_norm``, and nothing else, has put on a weight, if any."""
+    chain = weight_parametrizations(layer)
+    first = chain[0] if chain is not None and len(chain) == 1 else None
+    return first if isinstance(first, parametrizations._SpectralNorm) else None
 
 
 def spectral_norm_hook(layer: nn.Module) -> SpectralNorm | None:
@@ -27,7 +26,8 @@ def remove_spectral_norm_hook(layer: nn.Module) -> tuple[int, Tensor, Tensor] | 
     hook = spectral_norm_hook(layer)
     if hook is None:
         return None
-    weight, u, v = layer.weight_orig, layer.weight_u.clone(), layer.weight_v.clone()
+    weight = layer.get_parameter("weight_orig")
+    u, v = layer.get_buffer("weight_u").clone(), layer.get_buffer("weight_v").clone()
     remove_spectral_norm(layer)
     for key, pre in list(layer._load_state_dict_pre_hooks.items()):
         if isinstance(getattr(pre, "hook", pre), SpectralNormLoadStateDictPreHook):

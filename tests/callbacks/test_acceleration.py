@@ -43,6 +43,7 @@ def _precision():
     torch.set_float32_matmul_precision(before)
 
 
+@pytest.mark.slow
 def test_the_same_training(tmp_path, monkeypatch):
     counter = CompileCounterWithBackend("aot_eager")
     original = torch.nn.Module.compile
@@ -58,6 +59,7 @@ def test_the_same_training(tmp_path, monkeypatch):
         torch.testing.assert_close(value, fast.state_dict()[name], rtol=1e-6, atol=1e-7, msg=name)
 
 
+@pytest.mark.slow
 def test_a_network_is_compiled_whole():
     """No break of the graph in a network with PC-layers: forward, cache and polynomial in one."""
     from pcgan_lightning.spectra import precondition

@@ -1,15 +1,15 @@
 """RunCheckpoint: a run resumed from any of its checkpoints is the run that was never interrupted."""
 
+import functools
 import os
 import shutil
 from datetime import timedelta
-from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import pytorch_lightning
 import torch
-from foreign_modules import BOTH_NAMES, image_loader, make_two_player_gan
+from helpers.foreign_modules import BOTH_NAMES, image_loader, make_two_player_gan
 from lightning.pytorch.callbacks import Callback
 
 from pcgan_lightning.callbacks import AdaptivePreconditioning, RunCheckpoint, RunRecord, SpectrumLogger
@@ -17,8 +17,7 @@ from pcgan_lightning.data import ImageDataModule
 from pcgan_lightning.modules import GAN
 from pcgan_lightning.networks import CNNDiscriminator, CNNGenerator
 from pcgan_lightning.optim import LinearDecay
-from pcgan_lightning.runs.checkpoints import AtomicCheckpointIO
-from pcgan_lightning.runs.metrics_csv import RunCSVLogger, read_rows
+from pcgan_lightning.runs import AtomicCheckpointIO, RunCSVLogger, read_rows
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
 
@@ -108,24 +107,39 @@ LIMITS = {
 }
 
 
-@pytest.fixture(scope="module", params=LIMITS)
-def undisturbed(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    return folder, LIMITS[request.param], fit(folder, **LIMITS[request.param])
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Return the folder and the calls of a run of some limits, each made once."""
+
+    @functools.cache
+    def run(limits):
+        folder = tmp_path_factory.mktemp("undisturbed") / "run"
+        return folder, fit(folder, **LIMITS[limits])
+
+    return run
 
 
 # From within an epoch; from an epoch's end, and again from the next one's, or from within it.
-@pytest.mark.parametrize("interruptions", [[2], [4, 9], [5, 10], [10, 11]], ids=str)
-def test_resumed_run_is_the_undisturbed_one(undisturbed, interruptions, tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("limits", "interruptions"),
+    [
+        *(("steps", interruptions) for interruptions in ([2], [5, 10], [10, 11])),
+        ("epochs without validation", [5, 10]),
+        ("validation within epochs", [4, 9]),
+    ],
+    ids=str,
+)
+def test_resumed_run_is_the_undisturbed_one(undisturbed, limits, interruptions, tmp_path):
     """Weights, optimizers, schedulers, average, callbacks, Lightning's own counts, the hooks called, metrics.csv."""
-    reference, limits, called = undisturbed
+    reference, called = undisturbed(limits)
     folder = tmp_path / "run"
     shutil.copytree(reference, folder)
     for step in interruptions:
         for path in (folder / "checkpoints").iterdir():
             if int(path.stem) > step:
                 path.unlink()
-        again = fit(folder, ckpt_path=folder / "checkpoints" / f"{step}.ckpt", **limits)
+        again = fit(folder, ckpt_path=folder / "checkpoints" / f"{step}.ckpt", **LIMITS[limits])
         later = called[called.index(next(c for c in called if c[:2] == ("batch", step + 1))) :]
         assert [c for c in again if c[0] != "epoch"] == [c for c in later if c[0] != "epoch"]
     last = max((reference / "checkpoints").iterdir(), key=lambda path: int(path.stem))
@@ -137,11 +151,13 @@ def test_resumed_run_is_the_undisturbed_one(undisturbed, interruptions, tmp_path
     assert series(folder) == series(reference)
 
 
-def test_validation_is_logged_at_its_iteration(undisturbed):
-    folder, limits, called = undisturbed
+@pytest.mark.slow
+@pytest.mark.parametrize("limits", LIMITS)
+def test_validation_is_logged_at_its_iteration(undisturbed, limits):
+    folder, called = undisturbed(limits)
     logged = [int(row["step"]) for row in series(folder) if "val/loss/generator" in row]
     assert logged == [c[1] for c in called if c[0] == "validation"]
-    assert bool(logged) == limits.get("validation", True)
+    assert bool(logged) == LIMITS[limits].get("validation", True)
 
 
 class Watch(Callback):
@@ -180,13 +196,13 @@ def test_epochs_as_interval(tmp_path):
 
 def test_former_checkpoint_goes_after_the_new_one_is_there(tmp_path, monkeypatch):
     folder, present = tmp_path / "checkpoints", []
-    unlink, replace = os.remove, Path.replace
+    unlink, replace = os.remove, os.replace
 
     def remember(what):
         present.append((what, sorted(path.name for path in folder.glob("*"))))
 
     monkeypatch.setattr(AtomicCheckpointIO, "remove_checkpoint", lambda self, p: (remember("removing"), unlink(p)))
-    monkeypatch.setattr(Path, "replace", lambda self, p: (remember("renaming"), replace(self, p))[1])
+    monkeypatch.setattr(os, "replace", lambda part, path: (remember("renaming"), replace(part, path))[1])
     settings = {"filename": "{step}", "auto_insert_metric_name": False, "every_n_train_steps": 2}
     fit(tmp_path, checkpoint=settings, max_steps=5)
     assert present == [

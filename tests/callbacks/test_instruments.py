@@ -1,4 +1,4 @@
-"""AdaptiveMagnitudeLogger and BalanceLogger: right numbers, on anyone's module, disturbing nothing."""
+"""AdaptiveMagnitudeLogger and BalanceLogger: right numbers, whenever a player is updated."""
 
 import json
 import math
@@ -6,11 +6,10 @@ import math
 import lightning.pytorch
 import pytest
 import torch
-from foreign_modules import BOTH_NAMES, image_loader, make_two_player_gan
+from helpers.foreign_modules import image_loader, make_two_player_gan
 from lightning.pytorch.callbacks import Callback
 
 from pcgan_lightning.callbacks import AdaptiveMagnitudeLogger, BalanceLogger, FixedPreconditioning
-from pcgan_lightning.data import ImageDataModule
 from pcgan_lightning.modules import GAN
 from pcgan_lightning.networks import CNNDiscriminator, CNNGenerator
 from pcgan_lightning.optim import NSGDA, AdaNSGDA, layer_name
@@ -21,24 +20,6 @@ def tiny_gan(optimizer, **kwargs):
     torch.manual_seed(1)
     networks = CNNGenerator(channels=1, latent_dim=4, width=2), CNNDiscriminator(channels=1, width=2)
     return GAN(*networks, generator_optimizer=optimizer, discriminator_optimizer=optimizer, **kwargs)
-
-
-def fit(tmp_path, module, callbacks, pl=lightning.pytorch, ckpt_path=None, **kwargs):
-    defaults = {
-        "accelerator": "cpu",
-        "max_steps": 7,
-        "default_root_dir": tmp_path,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "logger": False,
-    }
-    data = ImageDataModule(batch_size=4, max_images=64, seed=0)
-    loader = {"datamodule": data} if isinstance(module, GAN) else {"train_dataloaders": image_loader()}
-    trainer = pl.Trainer(**defaults | kwargs, callbacks=callbacks)
-    torch.manual_seed(2)
-    trainer.fit(module, ckpt_path=ckpt_path, **loader)
-    return trainer
 
 
 class Steps(Callback):
@@ -65,12 +46,12 @@ def joint(tensors):
     return sum((t**2).sum() for t in tensors).sqrt().item()
 
 
-def test_balance_by_hand(tmp_path):
+def test_balance_by_hand(tmp_path, fit):
     """The last of three updates of an iteration; in the first and in every third iteration."""
     steps, balance = Steps(), BalanceLogger(every_n_steps=3)
     rate = 0.05
     gan = tiny_gan(lambda p: torch.optim.SGD(p, lr=rate, momentum=0.9), discriminator_steps=3)
-    fit(tmp_path, gan, [steps, balance, FixedPreconditioning(3)])
+    trainer = fit(gan, [steps, balance, FixedPreconditioning(3)])
     assert balance.series["iteration"] == [1, 3, 6]
     ratio = [0.0, 0.0, 0.0]
     for player, updates in (("generator", 1), ("discriminator", 3)):
@@ -85,6 +66,8 @@ def test_balance_by_hand(tmp_path):
     assert balance.series["gradient_ratio"] == pytest.approx(ratio)
     assert ratio[0] == 2.0
     assert (tmp_path / "balance.png").is_file()
+    hooks = [hook for o in trainer.optimizers for hook in o._optimizer_step_pre_hooks.values()]
+    assert len(hooks) == 2, "hooks are taken off, but for those of this test"
 
 
 @pytest.mark.parametrize(
@@ -95,10 +78,10 @@ def test_balance_by_hand(tmp_path):
         lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.0, 0.1), amsgrad=True),
     ],
 )
-def test_magnitudes_are_lengths_of_adams_steps(tmp_path, make):
+def test_magnitudes_are_lengths_of_adams_steps(make, fit):
     """||A|| of a layer is its step's length over the learning rate."""
     steps, magnitudes = Steps(), AdaptiveMagnitudeLogger(every_n_steps=3)
-    fit(tmp_path, tiny_gan(make), [steps, magnitudes, FixedPreconditioning(3)])
+    fit(tiny_gan(make), [steps, magnitudes, FixedPreconditioning(3)])
     for player, series in magnitudes.series["players"].items():
         assert series["iteration"] == [1, 3, 6]
         for k, iteration in enumerate(series["iteration"]):
@@ -109,11 +92,11 @@ def test_magnitudes_are_lengths_of_adams_steps(tmp_path, make):
                 assert values[k] == pytest.approx(own / 0.01, rel=1e-3, abs=2e-5)
 
 
-def test_means_are_scales_for_nsgda(tmp_path):
+def test_means_are_scales_for_nsgda(tmp_path, fit):
     make = lambda p: AdaNSGDA(p, lr=0.01, betas=(0.0, 0.9), scope="layer", oracle="paper")  # noqa: E731
     magnitudes = AdaptiveMagnitudeLogger(every_n_steps=2)
     gan = tiny_gan(make)
-    fit(tmp_path, gan, [magnitudes])
+    fit(gan, [magnitudes])
     for player, network in (("generator", gan.generator), ("discriminator", gan.discriminator)):
         path = tmp_path / "layer_scales" / f"{player}.json"
         means = json.loads(path.read_text())
@@ -121,42 +104,6 @@ def test_means_are_scales_for_nsgda(tmp_path):
             assert means[layer] == pytest.approx(sum(values) / 4)
         NSGDA(network.named_parameters(), scope="layer", layer_scales=path)  # they fit
         assert (tmp_path / "magnitudes" / f"{player}.png").is_file()
-
-
-def both():
-    return [AdaptiveMagnitudeLogger(every_n_steps=2), BalanceLogger(every_n_steps=2)]
-
-
-def test_training_is_not_disturbed(tmp_path):
-    make = lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.0, 0.9))  # noqa: E731
-    watched, alone = tiny_gan(make), tiny_gan(make)
-    trainer = fit(tmp_path, watched, both())
-    fit(tmp_path, alone, [])
-    for name, value in alone.state_dict().items():
-        assert torch.equal(value, watched.state_dict()[name]), name
-    assert not any(o._optimizer_step_pre_hooks for o in trainer.optimizers), "hooks are taken off"
-
-
-def test_resumed_series_are_whole(tmp_path):
-    make = lambda p: torch.optim.Adam(p, lr=0.01)  # noqa: E731
-    whole, first, resumed = both(), both(), both()
-    fit(tmp_path, tiny_gan(make), whole, max_steps=8)
-    fit(tmp_path, tiny_gan(make), first, max_steps=5).save_checkpoint(tmp_path / "five.ckpt")
-    fit(tmp_path, tiny_gan(make), resumed, max_steps=8, ckpt_path=tmp_path / "five.ckpt")
-    for a, b in zip(whole, resumed, strict=True):
-        assert a.series == b.series
-        for entry in a.series["players"].values():
-            assert entry["iteration"] == [1, 2, 4, 6, 8]
-
-
-@BOTH_NAMES
-def test_modules_of_others(pl, tmp_path):
-    callbacks = both()
-    fit(tmp_path, make_two_player_gan(pl)(), callbacks, pl, max_steps=8)
-    for callback in callbacks:
-        assert set(callback.series["players"]) == {"generator", "discriminator"}
-        for entry in callback.series["players"].values():
-            assert entry["iteration"] == [1, 2, 4]
 
 
 class Uneven(make_two_player_gan(lightning.pytorch)):
@@ -183,10 +130,10 @@ class Uneven(make_two_player_gan(lightning.pytorch)):
         return super().configure_optimizers()
 
 
-def test_players_that_step_at_different_times(tmp_path):
+def test_players_that_step_at_different_times(tmp_path, fit):
     """A player that does not step when it should be looked at is looked at in its next step."""
-    magnitudes, balance = both()
-    fit(tmp_path, Uneven(), [magnitudes, balance], max_epochs=2, max_steps=-1)  # 4 batches each
+    magnitudes, balance = AdaptiveMagnitudeLogger(every_n_steps=2), BalanceLogger(every_n_steps=2)
+    fit(Uneven(), [magnitudes, balance], image_loader(), max_epochs=2, max_steps=-1)  # 4 batches each
     for callback in (magnitudes, balance):
         iterations = {player: entry["iteration"] for player, entry in callback.series["players"].items()}
         assert iterations == {"discriminator": [1, 2, 4, 6, 8], "generator": [3, 6]}
@@ -199,18 +146,12 @@ def test_players_that_step_at_different_times(tmp_path):
     assert scales == {"0": layers["0"][1], "2": pytest.approx(sum(layers["2"]) / 2)}
 
 
-def test_mistakes(tmp_path):
+def test_optimizers_that_cannot_be_looked_at(fit):
     sgd, adam = (lambda p: torch.optim.SGD(p, lr=0.1)), (lambda p: torch.optim.Adam(p))
-    with pytest.raises(
-        TypeError, match="AdaptiveMagnitudeLogger needs Adam, AdaNSGDA or AdaDir, got SGD for generator"
-    ):
-        fit(tmp_path, tiny_gan(sgd), [AdaptiveMagnitudeLogger()])
-    with pytest.raises(ValueError, match="argument `target` must name a submodule of GAN"):
-        fit(tmp_path, tiny_gan(adam), [BalanceLogger(targets=["critic"])])
+    message = "AdaptiveMagnitudeLogger needs Adam, AdaNSGDA or AdaDir, got SGD for generator"
+    with pytest.raises(TypeError, match=message):
+        fit(tiny_gan(sgd), [AdaptiveMagnitudeLogger()])
     gan = tiny_gan(adam)
     gan.spare = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match="argument `targets` must be networks that an optimizer trains, got 'spare'"):
-        fit(tmp_path, gan, [BalanceLogger(targets=["spare"])])
-    for kind in (AdaptiveMagnitudeLogger, BalanceLogger):
-        with pytest.raises(ValueError, match="argument `every_n_steps` must be at least 1, got 0"):
-            kind(every_n_steps=0)
+        fit(gan, [BalanceLogger(targets=["spare"])])

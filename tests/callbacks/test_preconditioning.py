@@ -5,7 +5,7 @@ import copy
 import lightning.pytorch
 import pytest
 import torch
-from foreign_modules import BOTH_NAMES, image_loader, make_classifier, make_two_player_gan
+from helpers.foreign_modules import BOTH_NAMES, image_loader, make_classifier, make_two_player_gan
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 

@@ -3,14 +3,12 @@
 import logging
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
-from foreign_modules import BOTH_NAMES, image_loader, make_classifier, make_two_player_gan
+from helpers import run_script, stop_two_processes
+from helpers.foreign_modules import BOTH_NAMES, image_loader, make_classifier, make_two_player_gan
 from lightning.pytorch.callbacks import Callback
 
 from pcgan_lightning.callbacks import RunCheckpoint, StopOnSignal
@@ -45,9 +43,9 @@ class Classifier(make_classifier(pl)):
         self.log("validated", 1.0)
 
 
-def trainer_of(folder, *callbacks, **settings):
+def trainer_of(folder, *callbacks, advice="", **settings):
     defaults = {"max_epochs": 3, "num_sanity_val_steps": 0, "default_root_dir": folder}
-    return pl.Trainer(callbacks=[*callbacks, StopOnSignal()], **QUIET | defaults | settings)
+    return pl.Trainer(callbacks=[*callbacks, StopOnSignal(advice=advice)], **QUIET | defaults | settings)
 
 
 def handlers():
@@ -64,7 +62,7 @@ def test_iteration_is_finished_and_saved(number, status, tmp_path, caplog):
     logging.getLogger("lightning.pytorch").addHandler(caplog.handler)
     before, send = handlers(), Send(3, number)
     with pytest.raises(SystemExit) as stopped:
-        trainer_of(tmp_path, send).fit(Classifier(), image_loader())
+        trainer_of(tmp_path, send, advice="go on from there").fit(Classifier(), image_loader())
     logging.getLogger("lightning.pytorch").removeHandler(caplog.handler)
     assert stopped.value.code == status  # None is 0
     assert send.called == ["batch"] * 3
@@ -72,7 +70,7 @@ def test_iteration_is_finished_and_saved(number, status, tmp_path, caplog):
     assert handlers() == before
     said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("stopped")]
     path = tmp_path / "checkpoints" / "last.ckpt"
-    assert set(said) == {f"stopped by {number.name} at iteration 3; saved {path}; continue with --ckpt_path last"}
+    assert set(said) == {f"stopped by {number.name} at iteration 3; saved {path}; go on from there"}
 
 
 def test_stopped_run_is_resumed_exactly(tmp_path):
@@ -189,12 +187,10 @@ def test_requeue_signal_of_slurm(tmp_path, monkeypatch):
 
 
 def two_processes(folder, what):
-    script = Path(__file__).parent / "stop_two_processes.py"
-    environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
-    command = [sys.executable, script, folder, what]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return run_script(stop_two_processes, folder, what, timeout=120, check=False)
 
 
+@pytest.mark.ddp
 def test_all_processes_stop_at_the_same_iteration(tmp_path):
     """The second one alone gets the signal."""
     done = two_processes(tmp_path, "signal")
@@ -204,6 +200,7 @@ def test_all_processes_stop_at_the_same_iteration(tmp_path):
     assert saved(tmp_path)["global_step"] == 3
 
 
+@pytest.mark.ddp
 def test_error_of_the_launching_process_ends_the_others(tmp_path):
     """They would wait for it in a collective operation, and then fail with a page each."""
     done = two_processes(tmp_path, "error")

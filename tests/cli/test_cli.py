@@ -3,16 +3,14 @@
 import csv
 import importlib.util
 import shutil
-import sys
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from command import ROOT, one_error, pcgan, quickstart
+from helpers import ROOT
+from helpers.command import one_error, pcgan, quickstart
 from PIL import Image
-
-from pcgan_lightning.cli.fit import PCGANCLI
 
 CONFIGS = sorted((ROOT / "configs" / "pcgan").glob("*.yaml"))
 NSGDA_CONFIGS = sorted((ROOT / "configs" / "nsgda").glob("*.yaml"))
@@ -38,20 +36,10 @@ def config_of(path):
 
 
 @pytest.fixture(scope="module")
-def resolve():
-    """Return what `pcgan fit --config FILE --print_config` says; the parser, which takes its time, is made once."""
-
-    found = []
-
-    def stop(cli, *_):
-        found.append(cli._parser("fit"))
-        sys.exit()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PCGANCLI, "parse_arguments", stop)
-        pcgan(patch, "fit")
-    (parser,) = found
-    return lambda config: yaml.safe_load(parser.dump(parser.parse_args(["--config", str(config)]), skip_none=False))
+def resolve(fit_parser):
+    """Return what `pcgan fit --config FILE --print_config` says."""
+    parsed = lambda config: fit_parser.parse_args(["--config", str(config)])  # noqa: E731
+    return lambda config: yaml.safe_load(fit_parser.dump(parsed(config), skip_none=False))
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda p: p.stem)
@@ -137,9 +125,32 @@ def test_jare_config_parses(config, resolve):
     assert resolved["run_dir"] == f"runs/jare/{config.stem}"
 
 
-@pytest.mark.parametrize("config", CONFIGS + NSGDA_CONFIGS + JARE_CONFIGS, ids=lambda p: p.stem)
+def pieces(config):
+    """All that a config is composed of: its dataset, networks, methods, optimizers, losses, callbacks and settings."""
+
+    def leaves(content, key=""):
+        if isinstance(content, dict):
+            return {leaf for name, value in content.items() for leaf in leaves(value, f"{key}.{name}")}
+        if isinstance(content, list):
+            return {leaf for value in content for leaf in leaves(value, key)}
+        return {(key, str(content))}
+
+    return {leaf for leaf in leaves(config_of(config)) if leaf[0] not in (".run_dir", ".trainer.max_steps")}
+
+
+def covering(configs):
+    """Return as few configs as a greedy choice finds, with all pieces of all."""
+    chosen, missing = [], set().union(*map(pieces, configs))
+    while missing:
+        chosen.append(max(configs, key=lambda config: len(pieces(config) & missing)))
+        missing -= pieces(chosen[-1])
+    return chosen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", covering(CONFIGS + NSGDA_CONFIGS + JARE_CONFIGS), ids=lambda p: p.stem)
 def test_config_runs(config, monkeypatch, tmp_path):
-    """One iteration of every experiment at tiny width, on local images; nothing is written."""
+    """One iteration with every piece of an experiment, at tiny width, on local images; nothing is written."""
     source = parquet_like(config, tmp_path)
     monkeypatch.chdir(tmp_path)
     discriminator_steps = 5 if "_5-1_" in config.stem or "wgan_gp" in config.stem else 1
@@ -192,6 +203,7 @@ def test_run_is_never_overwritten(finished, monkeypatch, capsys):
     assert {p: p.stat().st_mtime_ns for p in finished.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_run_is_continued_in_its_folder(finished, monkeypatch, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
@@ -209,6 +221,7 @@ def test_run_is_continued_in_its_folder(finished, monkeypatch, tmp_path):
     assert config_of(folder / "config_1.yaml")["trainer"]["max_steps"] == 6
 
 
+@pytest.mark.slow
 def test_generate_files_and_grid(finished, monkeypatch, tmp_path):
     checkpoint = finished / "checkpoints" / "last.ckpt"
     common = ("generate", checkpoint, "--seed=3")
@@ -226,6 +239,7 @@ def test_generate_files_and_grid(finished, monkeypatch, tmp_path):
     assert Image.open(tmp_path / "grid.png").size == (2 * (3 * 34 + 2),) * 2
 
 
+@pytest.mark.slow
 def test_evaluation_subcommands(finished, monkeypatch, capsys):
     before = {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
     for subcommand in ("validate", "test"):
@@ -244,6 +258,7 @@ def test_missing_logger_package(monkeypatch, tmp_path, capsys):
     assert "CometLogger needs the package comet_ml, which is not installed: pip install comet_ml" in one_error(capsys)
 
 
+@pytest.mark.slow
 def test_wandb_beside_the_run_folder(monkeypatch, tmp_path):
     logger = ["--trainer.logger=WandbLogger", "--trainer.logger.offline=true"]
     assert quickstart(monkeypatch, tmp_path / "run", *logger) == 0
@@ -260,8 +275,3 @@ def test_generate_refuses_what_exists(finished, monkeypatch, tmp_path, capsys):
     assert "`checkpoint` must be a whole checkpoint file, got" in one_error(capsys)
     assert pcgan(monkeypatch, "generate", ROOT / "README.md", "--output", tmp_path / "out") == 1
     assert "`checkpoint` must be a whole checkpoint, got" in one_error(capsys)
-
-
-def test_debug_shows_the_traceback(monkeypatch, tmp_path):
-    with pytest.raises(ValueError, match="discriminator_steps"):
-        quickstart(monkeypatch, tmp_path / "run", "--model.discriminator_steps=0", "--debug")

@@ -1,18 +1,20 @@
 """The guards of every run of the command."""
 
 import csv
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from command import pcgan
+from helpers import ROOT
+from helpers.command import pcgan
 
 from pcgan_lightning.callbacks import CollapseMonitor, NonFiniteGuard
 from pcgan_lightning.cli.fit import PCGANCLI
 from pcgan_lightning.modules import GAN
 
-CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+pytestmark = pytest.mark.slow
+
+CONFIG = ROOT / "configs" / "quickstart.yaml"
 TINY = [
     *("--data.max_images=64", "--data.batch_size=8", "--model.generator.width=2", "--model.discriminator.width=2"),
     *("--trainer.accelerator=cpu", "--trainer.enable_model_summary=false", "--progress.refresh_every_n_steps=1000"),
@@ -46,7 +48,8 @@ def test_a_run_that_diverges_ends_in_one_line(tmp_path, monkeypatch, capsys):
     assert quickstart(monkeypatch, folder, *arguments) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pcgan: error:")]
     assert "of iteration 5 is not finite, training stops: the last good checkpoint is " in line
-    assert f"{folder}/checkpoints/last.ckpt, continue from it (--ckpt_path last)" in line
+    assert f"{folder}/checkpoints/last.ckpt, continue from it with smaller steps" in line
+    assert line.endswith(" (--ckpt_path last continues, --guard.action=restore lets it go back by itself)")
     assert {p.name: p.read_bytes() for p in (folder / "checkpoints").iterdir()} == {"last.ckpt": good}
 
 

@@ -8,18 +8,18 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from command import pcgan
+from helpers import ROOT
+from helpers.command import pcgan
 from lightning.pytorch.callbacks import Callback
 
-from pcgan_lightning.runs.folder import check_writable, last_checkpoint
-from pcgan_lightning.runs.metrics_csv import read_rows
+from pcgan_lightning.runs import check_writable, last_checkpoint, read_rows
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
 TINY = (
     *("fit", "--config", ROOT / "configs" / "quickstart.yaml", "--data.max_images=40", "--data.batch_size=8"),
     *("--model.generator.width=2", "--model.discriminator.width=2", "--trainer.accelerator=cpu"),
@@ -129,6 +129,25 @@ def test_checkpoints_elsewhere_are_found(finished, interrupted, monkeypatch, tmp
     again = ("--ckpt_path=last", "--checkpoint.dirpath", elsewhere, "--trainer.max_steps=4")
     assert fit(monkeypatch, interrupted, *again) == 0  # it is there already
     assert series(interrupted) == rows
+
+
+@pytest.mark.parametrize("how", ["last", "path"])
+def test_a_start_reads_its_checkpoint_once(how, interrupted, monkeypatch):
+    """It is looked for, checked, asked for its iteration and loaded; the logger with a folder of its own asks too."""
+    pytest.importorskip("tensorboard")
+    checkpoint, read, load = interrupted / "checkpoints" / "iteration_0000004.ckpt", [], torch.load
+
+    def counted(file, *args, **kwargs):
+        read.append(file)
+        return load(file, *args, **kwargs)
+
+    monkeypatch.setattr(
+        torch, "load", lambda file, *args, **kwargs: (read.append(file), load(file, *args, **kwargs))[1]
+    )
+    path = "last" if how == "last" else checkpoint
+    logger = ("--trainer.logger=TensorBoardLogger", "--trainer.logger.save_dir=.")
+    assert fit(monkeypatch, interrupted, *logger, "--ckpt_path", path) == 0
+    assert list(map(str, read)) == [str(checkpoint)]
 
 
 def age(path, seconds):

@@ -2,14 +2,16 @@
 
 import csv
 import shutil
-from pathlib import Path
 
 import pytest
 import yaml
-from command import pcgan
+from helpers import ROOT
+from helpers.command import pcgan
 from PIL import Image
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "jare").glob("mixture_*.yaml"))
+pytestmark = pytest.mark.slow
+
+CONFIGS = sorted((ROOT / "configs" / "jare").glob("mixture_*.yaml"))
 CONFIG = CONFIGS[0].with_name("mixture_jare.yaml")
 TINY = [
     *("--model.generator.width=8", "--model.discriminator.width=8", "--trainer.max_steps=4", "--samples.count=50"),

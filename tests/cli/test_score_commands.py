@@ -5,13 +5,13 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 import torch
-from command import pcgan
+from helpers import ROOT
+from helpers.command import pcgan
 from PIL import Image
 from safetensors import safe_open
 
@@ -19,7 +19,8 @@ from pcgan_lightning.cli.generate import load_gan
 from pcgan_lightning.data import ImageDataModule, to_uint8
 from pcgan_lightning.metrics import ClassifierFeatures, GenerativeScores, reference_statistics, score_generator
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
 SCORES = "[fid,score,precision_recall]"  # KID wants more images than a test has time for
 
 

@@ -66,7 +66,7 @@ def test_evaluate_counts_the_modes_that_training_logged(monkeypatch, tmp_path, c
     capsys.readouterr()
     assert pcgan(monkeypatch, "evaluate", folder / "checkpoints" / "last.ckpt", "--modes=true") == 0
     printed = capsys.readouterr().out
-    saved = json.loads((folder / "evaluations" / "last_modes.json").read_text())
+    saved = json.loads((folder / "evaluations" / "last_modes_train.json").read_text())
     assert saved["protocol"] in printed
     assert "1,000 modes told by DigitClassifier with 98.7% test accuracy in 25,600 samples" in saved["protocol"]
     header, *rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]

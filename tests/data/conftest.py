@@ -1,12 +1,10 @@
-import io
-import threading
+"""Data sets of numbered images, away from the user's cache."""
+
 from pathlib import Path
-from types import SimpleNamespace
 
 import datasets
-import numpy as np
-import PIL.Image
 import pytest
+from helpers.images import dataset, encode, numbered
 
 
 @pytest.fixture(autouse=True)
@@ -20,49 +18,6 @@ def _own_cache(tmp_path, monkeypatch):
     datasets.disable_progress_bars()
     yield
     datasets.enable_progress_bars()
-
-
-def numbered(number, mode="RGB", size=(4, 4)):
-    """An image of one flat colour, which says its number."""
-    return PIL.Image.new(mode, size, number if mode == "L" else (number, 255 - number, 7))
-
-
-def numbers(batch):
-    """The numbers of the images of a batch in [-1, 1], from their first channel."""
-    return np.rint((batch[:, 0, 0, 0].numpy() + 1) * 127.5).astype(int).tolist()
-
-
-def all_numbers(batches):
-    return [number for batch in batches for number in numbers(batch)]
-
-
-def encode(image, format="PNG", **options):
-    file = io.BytesIO()
-    image.save(file, format, **options)
-    return {"bytes": file.getvalue(), "path": None}
-
-
-def own_threads():
-    """How many threads `map_ahead` has running."""
-    return sum(thread.name.startswith("map_ahead") for thread in threading.enumerate())
-
-
-def dataset(images, column="img", **labels):
-    features = {column: datasets.Image(), **{name: datasets.Value("int64") for name in labels}}
-    return datasets.Dataset.from_dict({column: images, **labels}, features=datasets.Features(features))
-
-
-def stream(images, num_shards=1):
-    """A stream as `StreamingLoader` takes it."""
-    undecoded = dataset(images).cast_column("img", datasets.Image(decode=False))
-    return undecoded.to_iterable_dataset(num_shards)
-
-
-@pytest.fixture
-def make():
-    """Helpers, for test files cannot import one another."""
-    helpers = (numbered, numbers, all_numbers, encode, own_threads, dataset, stream)
-    return SimpleNamespace(**{helper.__name__: helper for helper in helpers})
 
 
 @pytest.fixture

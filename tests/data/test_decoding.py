@@ -6,6 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from helpers.images import dataset, encode, numbered, own_threads, stream
 
 from pcgan_lightning.data.decoding import color_channels, decode_dataset, decode_images, map_ahead, open_image
 
@@ -21,15 +22,15 @@ def channels_first(image):
 
 
 @pytest.mark.parametrize(("format", "options"), [("PNG", {}), ("WEBP", {"lossless": True}), ("BMP", {})])
-def test_image_of_the_wanted_size_keeps_its_exact_values(make, format, options):
+def test_image_of_the_wanted_size_keeps_its_exact_values(format, options):
     image = noise(16, 16)
-    decoded = decode_images([make.encode(image, format, **options)], (3, 16, 16))
+    decoded = decode_images([encode(image, format, **options)], (3, 16, 16))
     assert decoded.dtype == torch.uint8
     assert torch.equal(decoded[0], channels_first(image))
 
 
-def test_jpeg_has_the_values_that_pil_decodes(make, tmp_path):
-    encoded = make.encode(noise(16, 16), "JPEG", quality=75)
+def test_jpeg_has_the_values_that_pil_decodes(tmp_path):
+    encoded = encode(noise(16, 16), "JPEG", quality=75)
     (tmp_path / "image.jpg").write_bytes(encoded["bytes"])
     expected = channels_first(PIL.Image.open(tmp_path / "image.jpg"))
     assert torch.equal(decode_images([encoded], (3, 16, 16))[0], expected)
@@ -38,30 +39,30 @@ def test_jpeg_has_the_values_that_pil_decodes(make, tmp_path):
 
 
 @pytest.mark.parametrize(("width", "height"), [(96, 64), (64, 128), (16, 8)])
-def test_other_sizes_are_resized_by_the_shorter_side_and_cropped_in_the_centre(make, width, height):
+def test_other_sizes_are_resized_by_the_shorter_side_and_cropped_in_the_centre(width, height):
     # The scale is a whole number or its inverse, so the crop falls on whole pixels of the resized image.
     image, scale = noise(height, width), 32 / min(width, height)
     resized = image.resize((round(width * scale), round(height * scale)), PIL.Image.Resampling.BICUBIC)
     left, top = (resized.width - 32) // 2, (resized.height - 32) // 2
     expected = channels_first(resized.crop((left, top, left + 32, top + 32)))
-    decoded = decode_images([make.encode(image)], (3, 32, 32))[0]
+    decoded = decode_images([encode(image)], (3, 32, 32))[0]
     # PIL rounds after each of its two passes, whose order may differ: 0.5 * 1.25 + 0.5 levels either way, for
     # 1.25 is the sum of bicubic's absolute weights. (Cropping before resizing would differ by 18 levels.)
     assert (decoded.int() - expected.int()).abs().max() <= 2
 
 
-def test_shape_is_channels_height_width(make):
+def test_shape_is_channels_height_width():
     image = noise(8, 6)
-    assert torch.equal(decode_images([make.encode(image)], (3, 8, 6))[0], channels_first(image))
-    assert decode_images([make.encode(image)] * 2, (1, 9, 7)).shape == (2, 1, 9, 7)
+    assert torch.equal(decode_images([encode(image)], (3, 8, 6))[0], channels_first(image))
+    assert decode_images([encode(image)] * 2, (1, 9, 7)).shape == (2, 1, 9, 7)
 
 
-def test_stray_images_are_converted(make):
-    colored, grey = make.numbered(200, size=(2, 2)), make.numbered(90, "L", (2, 2))
-    rgb = decode_images([make.encode(colored), make.encode(grey)], (3, 2, 2))
+def test_stray_images_are_converted():
+    colored, grey = numbered(200, size=(2, 2)), numbered(90, "L", (2, 2))
+    rgb = decode_images([encode(colored), encode(grey)], (3, 2, 2))
     assert rgb[:, :, 0, 0].tolist() == [[200, 55, 7], [90, 90, 90]]
     luma = round((200 * 299 + 55 * 587 + 7 * 114) / 1000)  # ITU-R 601-2, as PIL documents `convert("L")`
-    grey_values = decode_images([make.encode(colored), make.encode(grey)], (1, 2, 2))[:, 0, 0, 0].tolist()
+    grey_values = decode_images([encode(colored), encode(grey)], (1, 2, 2))[:, 0, 0, 0].tolist()
     assert grey_values == [luma, 90]
 
 
@@ -73,25 +74,25 @@ def test_color_channels(mode, channels):
     assert color_channels(PIL.Image.new(mode, (2, 2))) == channels
 
 
-def test_palette_and_transparency_become_rgb(make):
-    opaque = make.numbered(30).convert("P", palette=PIL.Image.Palette.ADAPTIVE)
+def test_palette_and_transparency_become_rgb():
+    opaque = numbered(30).convert("P", palette=PIL.Image.Palette.ADAPTIVE)
     clear = PIL.Image.new("RGBA", (4, 4), (30, 225, 7, 0))
-    decoded = decode_images([make.encode(opaque), make.encode(clear)], (3, 4, 4))
+    decoded = decode_images([encode(opaque), encode(clear)], (3, 4, 4))
     assert decoded[:, :, 0, 0].tolist() == [[30, 225, 7]] * 2
 
 
-def test_exif_orientation_is_followed(make):
+def test_exif_orientation_is_followed():
     image = noise(8, 8)
     exif = PIL.Image.Exif()
     exif[PIL.Image.ExifTags.Base.Orientation] = 3  # upside down
-    decoded = decode_images([make.encode(image, exif=exif)], (3, 8, 8))[0]
+    decoded = decode_images([encode(image, exif=exif)], (3, 8, 8))[0]
     assert torch.equal(decoded, channels_first(image).flip(1, 2))
 
 
-def test_more_than_eight_bits_are_refused(make):
+def test_more_than_eight_bits_are_refused():
     deep = PIL.Image.fromarray(np.full((4, 4), 40_000, dtype=np.uint16))
-    with pytest.raises(ValueError, match=r"argument `source` must hold 8-bit images; got one of .* 'I;16'"):
-        open_image(make.encode(deep))
+    with pytest.raises(ValueError, match=r"argument `source` must hold 8-bit images, got one of .* 'I;16'"):
+        open_image(encode(deep))
 
 
 @pytest.mark.parametrize(
@@ -99,17 +100,17 @@ def test_more_than_eight_bits_are_refused(make):
     [({"bytes": b"no image", "path": "bad.png"}, "bad.png"), (None, "one without a path")],
 )
 def test_unreadable_image_is_named(encoded, named):
-    with pytest.raises(ValueError, match=f"argument `source` must hold readable images; got {named}: "):
+    with pytest.raises(ValueError, match=f"argument `source` must hold readable images, got {named}: "):
         open_image(encoded)
 
 
-def test_dataset_and_stream_decode_alike_and_in_order(make):
+def test_dataset_and_stream_decode_alike_and_in_order():
     # More than two chunks, the last incomplete.
-    encoded = [make.encode(make.numbered(index % 251, size=(2, 2))) for index in range(600)]
-    undecoded = make.dataset(encoded).cast_column("img", datasets.Image(decode=False))
+    encoded = [encode(numbered(index % 251, size=(2, 2))) for index in range(600)]
+    undecoded = dataset(encoded).cast_column("img", datasets.Image(decode=False))
     decoded = decode_dataset(undecoded, (3, 2, 2), workers=3, description="test")
     assert decoded[:, 0, 0, 0].tolist() == [index % 251 for index in range(600)]
-    assert torch.equal(decode_dataset(make.stream(encoded), (3, 2, 2), 3, "test"), decoded)
+    assert torch.equal(decode_dataset(stream(encoded), (3, 2, 2), 3, "test"), decoded)
 
 
 class TestMapAhead:
@@ -149,13 +150,13 @@ class TestMapAhead:
         results = map_ahead(lambda number: ahead.wait(timeout=10), items(), workers=1)
         assert list(results) == [True, True, True]
 
-    def test_close_waits_for_its_threads(self, make):
-        before = make.own_threads()
+    def test_close_waits_for_its_threads(self):
+        before = own_threads()
         results = map_ahead(lambda number: time.sleep(0.01), iter(range(100)), workers=3)
         next(results)
-        assert make.own_threads() > before
+        assert own_threads() > before
         results.close()
-        assert make.own_threads() == before
+        assert own_threads() == before
 
     @pytest.mark.parametrize("where", ["reading", "working"])
     def test_errors_come_through(self, where):

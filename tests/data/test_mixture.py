@@ -39,24 +39,6 @@ def test_modes_take_turns_where_a_batch_does_not_hold_all():
     assert nearest.tolist() == [n % 8 for n in range(24)]
 
 
-def test_the_seed_and_the_number_fix_a_batch():
-    first, second = torch.cat(batches(3)), torch.cat(batches(3))
-    assert torch.equal(first, second)
-    assert len(first.unique(dim=0)) == 24  # no batch is another one's copy
-    assert not torch.isin(first, torch.cat(batches(3, seed=4))).any()
-
-
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_processes_together_see_what_one_sees(world_size):
-    whole = batches(4, batch_size=4 * world_size, discriminator_steps=2)
-    parts = [
-        batches(4, batch_size=4, discriminator_steps=2, rank=rank, world_size=world_size) for rank in range(world_size)
-    ]
-    for batch, *pieces in zip(whole, *parts, strict=True):
-        for update, *slices in zip(batch.chunk(2), *(piece.chunk(2) for piece in pieces), strict=True):
-            assert torch.equal(update, torch.cat(slices))
-
-
 class Recorder(LightningModule):
     """Trains nothing much; remembers every batch."""
 

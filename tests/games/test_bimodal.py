@@ -129,6 +129,7 @@ def test_counting_modes():
         run.modes_recovered(0.82)  # 1 / log 16 = 0.36
 
 
+@pytest.mark.slow
 def test_theorem_3_1_sgda_recovers_at_most_an_average():
     """At every recorded time: not both modes, though the generator does learn. The notebook: 100 seeds, every ratio."""
     run = BimodalGame().play("sgda", 0.1, 0.1, 4000, range(20))
@@ -138,6 +139,7 @@ def test_theorem_3_1_sgda_recovers_at_most_an_average():
     assert (run.players.v.norm(dim=2).amax(1) > OUTGROWN / 2).double().mean() > 0.5
 
 
+@pytest.mark.slow
 def test_theorem_3_2_nsgda_recovers_both_modes():
     run = BimodalGame().play("nsgda", 0.05, 0.05 / 1.1, 2000, range(20))
     assert (run.modes_recovered()[-1] == 2).double().mean() >= 0.9

@@ -41,26 +41,13 @@ def largest_error(found, expected):
 
 @pytest.mark.parametrize("method", ["SimGD", "JARE", "ConOpt", "own half"])
 def test_theorems_1_and_3(method):
-    """Eigenvalues of autograd's Jacobian, at 60 random settings; ConOpt's closed form at 20."""
-    for gan, gamma in random_settings(60 if method in ("SimGD", "JARE") else 20):
+    """Eigenvalues of autograd's Jacobian, at 20 random settings."""
+    for gan, gamma in random_settings(20):
         own = gamma if method in ("ConOpt", "own half") else 0.0
         other = gamma if method in ("JARE", "ConOpt") else 0.0
         jacobian = gan.game(own, other).jacobian()
         torch.testing.assert_close(jacobian, gan.jacobian(own, other), rtol=1e-11, atol=1e-12)
         assert largest_error(torch.linalg.eigvals(jacobian), gan.eigenvalues(own, other)) < 1e-9
-
-
-def test_formulas_as_they_are_printed():
-    for gan, gamma in random_settings(20):
-        s = gan.second_moments().to(torch.complex128)
-        for weight in (0.0, gamma):
-            root = ((s + weight) ** 2 - (weight**2 + 4)).sqrt()
-            printed = torch.cat([(-(s + weight) + root) / 4, (-(s + weight) - root) / 4])
-            torch.testing.assert_close(gan.eigenvalues(other=weight), printed, rtol=1e-9, atol=0)
-        t = 2 * s + 2 * gamma + gamma * s**2
-        root = (t**2 - 4 * (gamma**2 + 2 * gamma * s + 4)).sqrt()
-        printed = torch.cat([(-t + root) / 8, (-t - root) / 8])
-        torch.testing.assert_close(gan.eigenvalues(gamma, gamma), printed, rtol=1e-9, atol=0)
 
 
 def test_small_eigenvalues_do_not_cancel():
@@ -84,10 +71,10 @@ def test_a_batch_is_its_games():
     assert largest_error(found, values.flatten()) < 1e-9
 
 
-@pytest.mark.parametrize("other", [0.0, 2.0])
-def test_monte_carlo_converges_at_its_rate(other):
+@pytest.mark.slow
+def test_monte_carlo_converges_at_its_rate():
     """The error of the Jacobian falls with N^-1/2: the slope of root mean squares over 40 draws at four sizes."""
-    gan = LinearGAN(torch.tensor([1.0, -0.5]), 0.8)
+    gan, other = LinearGAN(torch.tensor([1.0, -0.5]), 0.8), 2.0
     exact, sizes = gan.jacobian(other=other), [100, 400, 1600, 6400]
     errors = []
     for size in sizes:
@@ -140,6 +127,7 @@ def slope(x, y):
     return np.polyfit(np.log(x.numpy()), np.log(y.numpy()), 1)[0]
 
 
+@pytest.mark.slow
 def test_corollary_1():
     """All eigenvalues complex: the nonlinear game takes zeta^2 times as long, at the best step."""
     # The start lies across v, where the slow pair is.
@@ -157,6 +145,7 @@ def test_corollary_1():
     assert ((counts / phase_iterations(zeta, 1e3) - 1).abs() < 0.15).all()
 
 
+@pytest.mark.slow
 def test_corollary_2():
     """All eigenvalues real: it takes tau times as long, at the best step."""
     gans = LinearGAN(torch.logspace(0.2, 0.7, 6)[:, None] * torch.tensor([[0.6, 0.8]]), 1.5)
@@ -172,6 +161,7 @@ def test_corollary_2():
     assert ((counts / conditioning_iterations(tau, 1e3) - 1).abs() < 0.15).all()
 
 
+@pytest.mark.slow
 def test_steps_just_above_the_bound_diverge():
     gans = LinearGAN(torch.tensor([[0.3, 0.4], [2.0, 1.0]]), 0.8)
     bound = largest_step_size(gans.eigenvalues(other=1.0))

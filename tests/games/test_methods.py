@@ -83,8 +83,10 @@ class SmallGame:
         return [sum(g.square().sum().item() for g in gradients if g is not None) / 2 for gradients in found]
 
 
-@pytest.mark.parametrize("loss", [NonSaturatingLoss(), SaturatingLoss(), WassersteinLoss()])
-@pytest.mark.parametrize("degree", [None, 1, 7])
+@pytest.mark.parametrize(
+    ("loss", "degree"),
+    [(NonSaturatingLoss(), None), (SaturatingLoss(), 1), (WassersteinLoss(), 7), (NonSaturatingLoss(), 7)],
+)
 def test_gradient_by_finite_differences(loss, degree):
     """Of half the squared gradients, also through PC-layers, whose singular vectors are constants."""
     game = SmallGame(loss, degree)
@@ -107,15 +109,6 @@ def test_gradient_by_finite_differences(loss, degree):
                 expected = sum(above[s] - below[s] for s in sources[player]) / 2e-5
                 # Central differences of step h err by h^2 and by rounding / h.
                 assert found == pytest.approx(expected, rel=1e-6, abs=1e-8)
-
-
-def test_halves_are_the_halves_of_both():
-    game = SmallGame(NonSaturatingLoss())
-    plain = SimGD()(*game.losses(), *game.players)
-    for kind in (ConOpt, JARE):
-        both, generator, discriminator = (kind(3.0, side)(*game.losses(), *game.players) for side in SIDES)
-        torch.testing.assert_close((generator[0], discriminator[1]), both)
-        torch.testing.assert_close((discriminator[0], generator[1]), plain, rtol=0, atol=0)
 
 
 def test_zero_gamma_is_simultaneous_descent_without_a_second_backward(monkeypatch):
@@ -266,8 +259,9 @@ def test_losses_that_are_no_scalars():
             method(x * y, -(x * y).sum(), [x], [y])
 
 
-@pytest.mark.parametrize("players", ["both", "generator", "discriminator"])
-@pytest.mark.parametrize("kind", [ConOpt, JARE])
+@pytest.mark.parametrize(
+    ("kind", "players"), [(ConOpt, "both"), (ConOpt, "generator"), (JARE, "both"), (JARE, "discriminator")]
+)
 def test_the_regularised_game(kind, players):
     """Its update direction is what the method descends along."""
     torch.manual_seed(0)

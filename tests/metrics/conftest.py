@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from distributed_scores import TwoHeads
+from helpers.distributed_scores import TwoHeads
 from PIL import Image
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 

@@ -97,13 +97,9 @@ def test_label_is_a_word(label):
 
 
 @pytest.mark.parametrize("kind", [InceptionFeatures, ClassifierFeatures])
-def test_missing_weights(kind, tmp_path):
+def test_files_without_weights(kind, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"argument `weights` must be .*nowhere.*put (it )?there"):
         kind(weights=tmp_path / "nowhere").load()
-
-
-@pytest.mark.parametrize("kind", [InceptionFeatures, ClassifierFeatures])
-def test_weights_that_are_none(kind, tmp_path):
     (tmp_path / "text").write_text("no weights")
     with pytest.raises(ValueError, match=r"argument `weights` must be .*text"):
         kind(weights=tmp_path / "text").load()
@@ -161,6 +157,7 @@ def test_shipped_classifier_is_small_and_says_how_it_was_made():
     own.load_state_dict(load_file(SHIPPED_CLASSIFIER))  # the defaults are the shipped ones
 
 
+@pytest.mark.slow
 def test_shipped_classifier_is_as_accurate_as_it_says(cifar10):
     from pcgan_lightning.data import LabelledImageDataModule
 

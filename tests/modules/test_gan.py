@@ -71,6 +71,7 @@ def test_one_iteration_is_one_turn_of_each_player(tmp_path, steps, first, turn):
     assert counter.steps == list(range(1, 8))
 
 
+@pytest.mark.slow
 def test_five_to_one_for_100_iterations(tmp_path):
     counter = UpdateCounter()
     logger = CSVLogger(tmp_path, name="run", version="")
@@ -253,6 +254,7 @@ def uninterrupted(tmp_path_factory):
     return *run_with_apc(folder, "run", 60, callbacks=[SaveInside()]), folder, saved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["stopped_30", "stopped_32", "inside_30", "inside_32"])
 def test_resumed_run_is_bit_identical(tmp_path, uninterrupted, how):
     whole, gan, apc, spectrum, folder, saved = uninterrupted

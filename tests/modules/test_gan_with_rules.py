@@ -52,6 +52,7 @@ def fit(tmp_path, gan, steps, ckpt_path=None, **kwargs):
     return trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 def test_resumed_run_is_bit_identical(tmp_path, rule):
     whole, first, second = make_gan(rule), make_gan(rule), make_gan(rule)

@@ -1,15 +1,12 @@
 """n processes with a part of the batch each compute what one computes on the whole batch."""
 
 import copy
-import os
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from distributed_runs import ITERATIONS, PRECISIONS, rules, unused_port
+from helpers import distributed_runs, run_script
+from helpers.distributed_runs import ITERATIONS, PRECISIONS, rules, unused_port
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import nn
 
@@ -29,12 +26,11 @@ def difference(state, other):
 def results(tmp_path_factory):
     """What each process of one, two and four found; from a fresh one, since autograd is not to be forked in use."""
     folder = tmp_path_factory.mktemp("processes")
-    environment = {k: v for k, v in os.environ.items() if k != "PL_GLOBAL_SEED"}
-    command = [sys.executable, Path(__file__).with_name("distributed_runs.py"), folder]
-    subprocess.run(command, check=True, env=environment, capture_output=True)
+    run_script(distributed_runs, folder, check=True)
     return {n: [torch.load(folder / f"{n}_{rank}.pt") for rank in range(n)] for n in PRECISIONS}
 
 
+@pytest.mark.ddp
 @pytest.mark.parametrize("processes", [2, 4])
 def test_every_rule_on_several_processes(results, processes):
     (alone,), found = results[1], results[processes]

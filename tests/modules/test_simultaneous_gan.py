@@ -6,7 +6,7 @@ import pkgutil
 import lightning.pytorch as pl
 import pytest
 import torch
-from command import pcgan
+from helpers.command import pcgan
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
 
@@ -203,6 +203,7 @@ def test_average_of_generator_weights(tmp_path):
     torch.testing.assert_close(next(gan.averaged_generator.parameters()), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_resumed_run_is_bit_identical(tmp_path, method):
     def make():
@@ -288,6 +289,7 @@ def test_networks_without_second_derivatives(tmp_path):
     fit(tmp_path, small_gan(discriminator=Discriminator(channels=1, width=2)), 1)
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path, monkeypatch, capsys):
     common = [
         *("fit", "--model=SimultaneousGAN", "--model.method=JARE"),

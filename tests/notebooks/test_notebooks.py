@@ -1,13 +1,14 @@
 """The notebooks are those of their scripts, and run from top to bottom."""
 
-from pathlib import Path
-
 import jupytext
 import nbformat
 import pytest
+from helpers import ROOT
 from nbclient import NotebookClient
 
-FOLDER = Path(__file__).parents[2] / "notebooks"
+pytestmark = pytest.mark.slow
+
+FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 FEWER = {"seeds = range(100)": "seeds = range(25)"}  # of what would take a minute here; it is stored with all
 

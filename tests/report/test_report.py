@@ -10,9 +10,11 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from PIL import Image
 
-from pcgan_lightning.report import report
+from pcgan_lightning.report import draw_condition_numbers, draw_singular_values, report
 from pcgan_lightning.report.charts import spans, thin, windows
 from pcgan_lightning.report.run_data import read_runs
 from pcgan_lightning.report.tables import final_scores, format_numbers, results, score_title
@@ -162,47 +164,39 @@ def test_final_scores_are_those_of_the_newest_evaluation(tmp_path):
 
 
 def test_evaluations_without_a_date_are_ordered_by_iteration(tmp_path):
-    evaluations = [{"scores": {"fid": float(i)}, "protocol": "P.", "iteration": i} for i in (900, 10_000, 2000)]
-    (run,) = read_runs([make_run(tmp_path / "run", evaluations=evaluations)])
-    assert final_scores(run) == {"fid": (10_000.0, "P.")}
+    """And scores of an earlier checkpoint than the last say so."""
+    evaluations = [{"scores": {"fid": float(i)}, "protocol": "P.", "iteration": i} for i in (900, 1500, 1200)]
+    folder = make_run(tmp_path / "run", evaluations=evaluations)
+    (run,) = read_runs([folder])
+    assert final_scores(run) == {"fid": (1500.0, "P.")}
+    assert "run was scored at iteration 1,500." in page_of([folder], tmp_path / "report.html").texts["results"]
 
 
-def test_scores_of_an_earlier_checkpoint_say_so(tmp_path):
-    run = make_run(tmp_path / "run", evaluations=[{"scores": {"fid": 1.0}, "protocol": "P.", "iteration": 1500}])
-    assert "run was scored at iteration 1,500." in page_of([run], tmp_path / "report.html").texts["results"]
+def test_methods(tmp_path):
+    configs = {
+        "SN": preconditioned("FixedPreconditioning", degree=1),
+        "FPC-7": preconditioned("FixedPreconditioning", degree=7),
+        "APC": preconditioned("AdaptivePreconditioning"),
+        "Other": {"preconditioning": {"class_path": "elsewhere.Other"}},
+        "none": {"preconditioning": None},
+        "none ": {"trainer": {"max_steps": 1}},
+        "–": None,  # noqa: RUF001
+    }
+    runs = read_runs([make_run(tmp_path / str(n), config=config) for n, config in enumerate(configs.values())])
+    assert [row[1] for row in results(runs)["rows"]] == [method.strip() for method in configs]
 
 
-@pytest.mark.parametrize(
-    ("config", "method"),
-    [
-        (preconditioned("FixedPreconditioning", degree=1), "SN"),
-        (preconditioned("FixedPreconditioning", degree=7), "FPC-7"),
-        (preconditioned("AdaptivePreconditioning"), "APC"),
-        ({"preconditioning": {"class_path": "elsewhere.Other"}}, "Other"),
-        ({"preconditioning": None}, "none"),
-        ({"trainer": {"max_steps": 1}}, "none"),
-        (None, "–"),  # noqa: RUF001
-    ],
-)
-def test_methods(tmp_path, config, method):
-    (run,) = read_runs([make_run(tmp_path / "run", config=config)])
-    assert results([run])["rows"][0][1] == method
-
-
-@pytest.mark.parametrize(
-    ("name", "title"),
-    [
-        ("fid", ("FID", "↓")),
-        ("inception_score", ("Inception score", "↑")),
-        ("classifier_fid", ("classifier FID", "↓")),
-        ("classifier_score", ("classifier score", "↑")),
-        ("classifier_kid", ("classifier KID", "↓")),
-        ("my_classifier_recall", ("my classifier recall", "↑")),
-        ("sharpness", ("sharpness", "")),
-    ],
-)
-def test_score_titles(name, title):
-    assert score_title(name) == title
+def test_score_titles():
+    titles = {
+        "fid": ("FID", "↓"),
+        "inception_score": ("Inception score", "↑"),
+        "classifier_fid": ("classifier FID", "↓"),
+        "classifier_score": ("classifier score", "↑"),
+        "classifier_kid": ("classifier KID", "↓"),
+        "my_classifier_recall": ("my classifier recall", "↑"),
+        "sharpness": ("sharpness", ""),
+    }
+    assert {name: score_title(name) for name in titles} == titles
 
 
 def test_numbers_share_their_decimals():
@@ -308,28 +302,23 @@ def test_large_grids_are_made_smaller(tmp_path):
     assert image["src"].startswith("data:image/jpeg;base64,")
 
 
-@pytest.mark.parametrize(
-    ("rows", "section", "sentence"),
-    [
-        ([{"step": 1, "loss/generator": 1.0}], "scores", "No run measured scores"),
-        ([{"step": 1, "loss/generator": 1.0}], "samples", "No run has sample grids"),
-        ([{"step": 1, "loss/generator": 1.0}], "spectra", "No run measured singular values"),
-        ([{"step": 1, "loss/generator": 1.0}], "conditions", "No run measured condition numbers"),
-        ([{"step": 1, "loss/generator": 1.0}], "settings", "No run has a config.yaml"),
-        ([{"step": 1, "loss/generator": 1.0}], "environment", "Not recorded"),
-        ([{"step": 1, "metric/fid": 1.0}], "losses", "No run logged losses"),
-    ],
-)
-def test_missing_parts_are_said(tmp_path, rows, section, sentence):
-    page = page_of([make_run(tmp_path / "run", rows=rows)], tmp_path / "report.html")
-    assert sentence in page.texts[section]
+def test_missing_parts_are_said(tmp_path):
+    page = page_of([make_run(tmp_path / "run", rows=[{"step": 1, "loss/generator": 1.0}])], tmp_path / "report.html")
+    sentences = {
+        "scores": "No run measured scores",
+        "samples": "No run has sample grids",
+        "spectra": "No run measured singular values",
+        "conditions": "No run measured condition numbers",
+        "settings": "No run has a config.yaml",
+        "environment": "Not recorded",
+    }
+    assert [section for section, text in sentences.items() if text not in page.texts[section]] == []
     assert "degrees" not in page.texts
-
-
-def test_one_measurement_is_seen(tmp_path):
-    page = page_of([make_run(tmp_path / "run", rows=[{"step": 0, "metric/fid": 7.0}])], tmp_path / "report.html")
+    page = page_of([make_run(tmp_path / "scored", rows=[{"step": 0, "metric/fid": 7.0}])], tmp_path / "report.html")
+    assert "No run logged losses" in page.texts["losses"]
+    # One measurement is seen.
     section = page.source[page.source.index('id="scores"') : page.source.index('id="samples"')]
-    assert re.search(r"<title>run</title>.*?<use [^>]*fill: #0072b2", section, re.DOTALL)
+    assert re.search(r"<title>scored</title>.*?<use [^>]*fill: #0072b2", section, re.DOTALL)
 
 
 def test_values_that_are_not_finite(tmp_path):
@@ -364,6 +353,7 @@ def test_names_are_escaped_and_told_apart(tmp_path):
 def test_page_asks_for_nothing_and_has_unique_ids(tmp_path):
     runs = [make_run(tmp_path / name, grids=[0]) for name in "abc"]
     page = page_of(runs, tmp_path / "report.html")
+    assert page_of(runs, tmp_path / "again.html").source == page.source  # the same input gives the same page
     # Addresses of a page: those inside it (#...), and data.
     wanted = [a[key] for _, a in page.tags for key in ("src", "href", "srcset", "xlink:href", "data") if key in a]
     wanted += re.findall(r"url\(([^)]*)\)", page.source)
@@ -373,13 +363,6 @@ def test_page_asks_for_nothing_and_has_unique_ids(tmp_path):
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert sorted(set(ids)) == sorted(ids)
     assert {address[1:] for address in wanted if address.startswith("#")} <= set(ids)
-
-
-def test_same_input_gives_the_same_page(tmp_path):
-    runs = [make_run(tmp_path / name, grids=[0]) for name in ("one", "two")]
-    report(runs, tmp_path / "first.html")
-    report(runs, tmp_path / "second.html")
-    assert (tmp_path / "first.html").read_bytes() == (tmp_path / "second.html").read_bytes()
 
 
 def test_output_is_made_and_replaced(tmp_path, capsys):
@@ -457,6 +440,7 @@ def test_wrong_folders(tmp_path):
         report([run, tmp_path / "empty"], tmp_path / "report.html")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium or google-chrome on PATH")
 def test_page_in_a_browser(tmp_path):
     """The script moves the slider's label to the last iteration, and nothing is reported on the console."""
@@ -478,3 +462,24 @@ def test_page_in_a_browser(tmp_path):
         assert [int(grid["data-iteration"]) for grid in grids if "hidden" not in grid] == shown
         (slider,) = [attributes for tag, attributes in page.tags if attributes.get("class") == "slider"]
         assert "hidden" not in slider
+
+
+def test_figures_hold_what_was_measured():
+    """Figures 1 and 2 as the page and a run's pictures draw them: all values, the smallest darkest, 'before' dotted."""
+    iterations, figure = np.arange(0, 30, 10), Figure()
+    axes = figure.subplots(1, 3)
+    lines = {"smallest 1": (iterations, np.array([0.1, 0.2, np.nan])), "smallest 2": (iterations, np.full(3, 0.5))}
+    draw_singular_values(axes, {"first": lines, "last": lines}, highest=1.2)
+    assert [axis.get_title(loc="left") for axis in axes[:2]] == ["first", "last"]
+    assert figure.axes == list(axes[:2]), "an axis without a layer is removed"
+    second, first = axes[0].lines
+    assert first.get_xydata().tolist() == [[0, 0.1], [10, 0.2]]
+    assert second.get_xydata().tolist() == [[0, 0.5], [10, 0.5], [20, 0.5]]
+    assert sum(to_rgb(first.get_color())) < sum(to_rgb(second.get_color()))
+    axis = Figure().subplots()
+    stages = {"before": (iterations, np.array([9.0, 8.0, 7.0])), "after": lines["smallest 2"]}
+    draw_condition_numbers(axis, {"first": stages})
+    before, after = axis.lines
+    assert before.get_ydata().tolist() == [9, 8, 7]
+    assert (before.is_dashed(), after.is_dashed(), after.get_label()) == (True, False, "first")
+    assert axis.get_ylim()[1] > 9

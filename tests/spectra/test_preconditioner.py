@@ -152,9 +152,11 @@ def train(network, optimizer, steps=1):
 # --- The map W -> g(W / u^T W v)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("degree", DEGREES)
-@pytest.mark.parametrize("kind", LAYERS)
+# Every layer with one degree and dtype, and all pairs of these.
+@pytest.mark.parametrize(
+    ("kind", "degree", "dtype"),
+    [(kind, DEGREES[n % 5], list(TOLERANCE)[n % 2]) for n, kind in enumerate(LAYERS)],
+)
 def test_singular_values_become_g_of_them(kind, degree, dtype):
     layer = LAYERS[kind]().to(dtype)
     before = svd(dense_matrix(layer))
@@ -176,26 +178,7 @@ def test_the_estimate_is_the_largest_u_w_v(kind):
     np.testing.assert_allclose(svd(dense_matrix(layer)), expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["wide linear", "tall linear", "conv2d", "grouped transposed2d"])
-@pytest.mark.parametrize("degree", DEGREES)
-def test_orthogonal_weights_are_fixed_points(kind, degree):
-    layer = LAYERS[kind]().double()
-    u, _, v = np.linalg.svd(matrices(layer), full_matrices=False)
-    weight = MatrixLayout.of_layer(layer).to_weight(torch.tensor(u @ v), layer.weight.shape)
-    layer.weight.data.copy_(weight)
-    torch.testing.assert_close(precondition(layer, degree, "all").weight, weight, rtol=0, atol=1e-13)
-
-
-@pytest.mark.parametrize("degree", DEGREES)
-def test_the_transpose_of_the_weight_gives_the_transpose(degree):
-    wide, tall = nn.Linear(7, 4).double(), nn.Linear(4, 7).double()
-    tall.weight.data.copy_(wide.weight.T)
-    precondition(wide, degree, "all"), precondition(tall, degree, "all")
-    torch.testing.assert_close(tall.weight, wide.weight.T, rtol=0, atol=1e-13)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("kind", ["wide linear", "tall transposed2d"])
+@pytest.mark.parametrize(("kind", "dtype"), [("wide linear", torch.float16), ("tall transposed2d", torch.bfloat16)])
 def test_half_precision_weights_are_computed_in_float32(kind, dtype):
     layer = LAYERS[kind]().to(dtype)
     exact = copy.deepcopy(layer).double()
@@ -208,7 +191,7 @@ def test_half_precision_weights_are_computed_in_float32(kind, dtype):
     )
 
 
-@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("kind", ["wide linear", "tall conv2d", "grouped transposed2d"])
 def test_autocast_leaves_the_effective_weight_alone(kind):
     layer = precondition(LAYERS[kind](), 9, "all")
     expected = layer.weight
@@ -222,17 +205,16 @@ def test_autocast_leaves_the_effective_weight_alone(kind):
 
 
 @pytest.mark.parametrize(
-    "build",
+    ("build", "degree"),
     [
-        lambda: nn.Linear(3, 2),
-        lambda: nn.Linear(2, 3),
-        lambda: nn.Conv1d(2, 2, 2),
-        lambda: nn.ConvTranspose1d(2, 2, 2),
-        lambda: nn.Conv1d(2, 4, 2, groups=2),
-        lambda: nn.ConvTranspose1d(4, 2, 1, groups=2),
+        (lambda: nn.Linear(3, 2), 5),
+        (lambda: nn.Linear(2, 3), 9),
+        (lambda: nn.Conv1d(2, 2, 2), 1),
+        (lambda: nn.ConvTranspose1d(2, 2, 2), 3),
+        (lambda: nn.Conv1d(2, 4, 2, groups=2), 7),
+        (lambda: nn.ConvTranspose1d(4, 2, 1, groups=2), 5),
     ],
 )
-@pytest.mark.parametrize("degree", DEGREES)
 def test_first_and_second_derivatives(build, degree):
     layer = build().double()
     weight = layer.weight.detach()
@@ -374,17 +356,6 @@ def test_power_iteration_by_hand(iterations):
     assert_vectors_equal(vectors(network), expected, atol=1e-12)
 
 
-def test_power_iteration_keeps_exact_vectors_and_their_signs():
-    network = precondition(discriminator(), 3)
-    before = vectors(network)
-    power_iteration(network, 5)
-    assert_vectors_equal(vectors(network), before, atol=1e-12)
-
-
-def test_power_iteration_needs_no_preconditioned_layer():
-    power_iteration(discriminator())
-
-
 def test_copies_train_on_their_own():
     network = precondition(discriminator(), 3)
     replica = copy.deepcopy(copy.deepcopy(network))
@@ -407,15 +378,6 @@ def test_a_copy_outlives_the_original():
     start = vectors(replica)
     train(replica, torch.optim.SGD(replica.parameters(), lr=0.5))
     assert_one_iteration(replica, start)
-
-
-def test_loaded_networks_are_followed():
-    network, source = precondition(discriminator(), 3), precondition(discriminator(), 5)
-    network.load_state_dict(source.state_dict())
-    start = vectors(source)
-    assert_vectors_equal(vectors(network), start)
-    train(network, torch.optim.SGD(network.parameters(), lr=0.5))
-    assert_one_iteration(network, start)
 
 
 def test_networks_can_be_collected():
@@ -446,13 +408,6 @@ def degrees(network):
     return {name: p.polynomial.degree for name, p in preconditioners(network).items()}
 
 
-def test_precondition_returns_the_module_with_the_same_parameters():
-    network = discriminator()
-    parameters = {id(p) for p in network.parameters()}
-    assert precondition(network) is network
-    assert {id(p) for p in network.parameters()} == parameters
-
-
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_an_optimizer_made_before_trains_on(kind):
     # Two equal networks: the optimizer of one is made before, of the other after.
@@ -471,17 +426,16 @@ def test_an_optimizer_made_before_trains_on(kind):
 
 
 @pytest.mark.parametrize(
-    ("layers", "chosen"),
+    ("layers", "chosen", "normalize_rest"),
     [
-        ("convolutions", CONVOLUTIONS),
-        ("all", [*CONVOLUTIONS, "9"]),
-        (["7", "0"], ["0", "7"]),
-        ({"9"}, ["9"]),
-        ([], []),
-        (lambda name, layer: name > "2" and layer.weight.shape[1] == 4, ["4", "5", "7"]),
+        ("convolutions", CONVOLUTIONS, True),
+        ("all", [*CONVOLUTIONS, "9"], False),
+        (["7", "0"], ["0", "7"], False),
+        ({"9"}, ["9"], True),
+        ([], [], False),
+        (lambda name, layer: name > "2" and layer.weight.shape[1] == 4, ["4", "5", "7"], True),
     ],
 )
-@pytest.mark.parametrize("normalize_rest", [True, False])
 def test_layers(layers, chosen, normalize_rest):
     network = discriminator()
     assert chosen_layers(network, layers) == chosen
@@ -574,14 +528,6 @@ def test_taking_over_a_spectral_norm(kind, normalise):
     assert not torch.equal(p.v[0], v)
 
 
-def test_state_of_a_layer_that_had_a_spectral_norm(normalise):
-    layer = precondition(trained(normalise(nn.Linear(3, 4).double())), 3, "all")
-    before = state(layer)
-    fresh = precondition(normalise(nn.Linear(3, 4).double()), 5, "all")
-    fresh.load_state_dict(before)
-    assert_states_equal(state(fresh), before)
-
-
 def test_a_fresh_spectral_norm_has_no_vectors_worth_keeping(normalise):
     # The hook starts from random u and v, and iterates for the first time in its first forward: with these
     # SN(W) would be far above 1, where g explodes. The published g leave room for a tenth.
@@ -590,12 +536,11 @@ def test_a_fresh_spectral_norm_has_no_vectors_worth_keeping(normalise):
 
 
 # Where the channels are as many, the shapes of u and v fit by accident.
-@pytest.mark.parametrize("outputs", [6, 4])
 @pytest.mark.parametrize(
-    "build", [lambda n: nn.Linear(6, n), lambda n: nn.ConvTranspose2d(6, n, 2), lambda n: nn.Conv2d(6, n, 2)]
+    "build", [lambda: nn.Linear(6, 6), lambda: nn.ConvTranspose2d(6, 6, 2), lambda: nn.Conv2d(6, 4, 2)]
 )
-def test_vectors_of_a_spectral_norm_along_another_axis_are_not_kept(build, outputs, normalise):
-    layer = build(outputs).double()
+def test_vectors_of_a_spectral_norm_along_another_axis_are_not_kept(build, normalise):
+    layer = build().double()
     layer = normalise(layer, dim=0 if isinstance(layer, nn.ConvTranspose2d) else 1)
     layer.train()(torch.ones(1, 6, 6, 6, dtype=torch.float64))
     values = singular_values(precondition(layer, 7, "all"), after_polynomial=False)["weight"]
@@ -704,7 +649,7 @@ def test_a_module_without_matrices_is_refused():
 # --- Taking it off
 
 
-@pytest.mark.parametrize("degree", DEGREES)
+@pytest.mark.parametrize("degree", [1, 7])
 def test_removing_folds_the_effective_weights(degree):
     network = discriminator()
     keys, types, parameters = set(network.state_dict()), [type(m) for m in network], set(network.parameters())
@@ -739,13 +684,6 @@ def test_names_and_order_of_the_parameters(normalise):
     assert identities(original_parameters(network).items()) == parameters
     assert identities(remove_preconditioning(network).named_parameters()) == parameters
     assert identities(original_parameters(network).items()) == parameters
-
-
-@pytest.mark.parametrize("kind", LAYERS)
-def test_removing_from_every_kind_of_layer(kind):
-    layer = precondition(LAYERS[kind](), 5, "all")
-    expected = layer.weight.clone()
-    assert torch.equal(remove_preconditioning(layer).weight, expected)
 
 
 def test_an_optimizer_trains_on_after_the_removal():
@@ -795,14 +733,7 @@ def test_a_state_dict_brings_its_polynomials(saved):
         "9": Polynomial((0.5, 0.25, 0.25)),
     }
     assert torch.equal(fresh(IMAGES), network(IMAGES))
-    assert_states_equal(state(fresh), state(network))
-
-
-def test_training_resumes_exactly(saved):
-    network, state_dict = saved
-    fresh = precondition(discriminator(), 3, ["0", "2", "4", "9"], normalize_rest=False)
-    load(fresh, state_dict)
-    for n in (network, fresh):
+    for n in (network, fresh):  # and training resumes exactly
         train(n, torch.optim.SGD(n.parameters(), lr=0.5), 2)
     assert_states_equal(state(fresh), state(network))
 
@@ -825,13 +756,6 @@ def test_matching_a_preconditioned_state(saved, names):
     assert_one_iteration(fresh, start)
 
 
-def test_matching_a_plain_state():
-    plain, network = discriminator(), precondition(discriminator(), 3)
-    match_preconditioning(network, plain.state_dict())
-    network.load_state_dict(plain.state_dict())
-    assert torch.equal(network(IMAGES), plain(IMAGES))
-
-
 def test_matching_looks_under_the_prefix_alone(saved):
     _, state_dict = saved
     plain = discriminator()
@@ -851,6 +775,7 @@ def test_matching_one_layer(prefix):
     assert degrees(plain) == {"weight": 5}
     match_preconditioning(network, plain_state, prefix)
     assert degrees(network) == {}
+    network.load_state_dict({key.removeprefix(prefix): value for key, value in plain_state.items()})
 
 
 def test_matching_a_network_with_spectral_norms(saved, normalise):

@@ -170,8 +170,7 @@ def test_a_network_without_matrices_is_refused(measure):
         measure(nn.ReLU())
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("preconditioned", [True, False])
+@pytest.mark.parametrize(("value", "preconditioned"), [(math.nan, True), (math.inf, False)])
 def test_weights_that_are_not_finite_are_named(value, preconditioned):
     network = mixed_network()
     if preconditioned:
@@ -207,8 +206,16 @@ def test_layers_of_equal_shape_are_one_batched_call(monkeypatch, dtype, function
 # --- Tensors
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("shape", [(4, 7), (7, 4), (1, 5), (5, 1), (4, 3, 2, 2)])
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((4, 7), torch.float32),
+        ((7, 4), torch.float64),
+        ((1, 5), torch.float64),
+        ((5, 1), torch.float32),
+        ((4, 3, 2, 2), torch.float32),
+    ],
+)
 def test_tensors_are_flattened_to_rows(shape, dtype):
     weight = torch.randn(shape, dtype=dtype)
     expected = np.linalg.svd(weight.double().flatten(1), compute_uv=False)
@@ -227,8 +234,7 @@ def test_vectors_hold_singular_values():
     assert modified_condition_number(values) == 8
 
 
-@pytest.mark.parametrize("smallest", [1e-6, 1e-3])
-@pytest.mark.parametrize(("rows", "cols"), [(16, 16), (16, 400), (400, 16)])
+@pytest.mark.parametrize(("rows", "cols", "smallest"), [(16, 16, 1e-6), (16, 400, 1e-3), (400, 16, 1e-6)])
 def test_small_singular_values_of_float32_weights(rows, cols, smallest):
     # A float32 Gram matrix would be off by sqrt(eps) = 3e-4. Rounding the matrix moves the values by eps.
     weight = matrix(np.geomspace(1, smallest, 16), rows, cols, torch.float32)
@@ -283,8 +289,14 @@ def test_one_zero_among_the_smallest_does_not_make_the_modified_number_infinite(
     assert condition_number(values) == math.inf
 
 
-@pytest.mark.parametrize("after_polynomial", [True, False])
-@pytest.mark.parametrize(("measure", "tenth"), [(condition_number, False), (modified_condition_number, True)])
+@pytest.mark.parametrize(
+    ("measure", "tenth", "after_polynomial"),
+    [
+        (condition_number, False, True),
+        (modified_condition_number, True, True),
+        (modified_condition_number, True, False),
+    ],
+)
 def test_condition_numbers_of_networks(measure, tenth, after_polynomial):
     network = nn.Sequential(nn.Linear(40, 30), nn.Conv2d(5, 12, 3), nn.Conv1d(16, 64, 3, groups=4), nn.Linear(9, 4))
     precondition(network.double(), 7, ["0", "2"], normalize_rest=False)

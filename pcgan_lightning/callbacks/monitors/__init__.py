@@ -7,6 +7,7 @@ from pcgan_lightning.callbacks.monitors.learning_speed import LearningSpeedLogge
 from pcgan_lightning.callbacks.monitors.magnitudes import AdaptiveMagnitudeLogger
 from pcgan_lightning.callbacks.monitors.mode_coverage import ModeCoverageLogger
 from pcgan_lightning.callbacks.monitors.modes import ModeLogger
+from pcgan_lightning.callbacks.monitors.monitor import Monitor
 from pcgan_lightning.callbacks.monitors.samples import SampleGridLogger
 from pcgan_lightning.callbacks.monitors.scores import ScoreLogger
 from pcgan_lightning.callbacks.monitors.spectrum import SpectrumLogger
@@ -19,6 +20,7 @@ __all__ = [
     "LearningSpeedLogger",
     "ModeCoverageLogger",
     "ModeLogger",
+    "Monitor",
     "SampleGridLogger",
     "ScoreLogger",
     "SpectrumLogger",

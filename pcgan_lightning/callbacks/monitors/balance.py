@@ -3,15 +3,15 @@
 import math
 from collections.abc import Mapping, Sequence
 
-import lightning.pytorch as pl
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
+from typing_extensions import override
 
-from pcgan_lightning.callbacks.loggers import log_picture
-from pcgan_lightning.callbacks.monitors._figures import balance_figure
 from pcgan_lightning.callbacks.monitors._steps import StepMonitor, named_gradients
-from pcgan_lightning.callbacks.targets import Target
+from pcgan_lightning.callbacks.targets import PLAYERS, Target
+from pcgan_lightning.report import draw_line
 from pcgan_lightning.spectra import original_parameters
 
 
@@ -42,16 +42,17 @@ class BalanceLogger(StepMonitor):
         ValueError: for an interval below 1; before training, for a target that no optimizer trains.
     """
 
-    def __init__(self, every_n_steps: int = 100, targets: Sequence[Target] = ("generator", "discriminator")) -> None:
+    def __init__(self, every_n_steps: int = 100, targets: Sequence[Target] = PLAYERS) -> None:
         super().__init__(every_n_steps, targets)
         self.series |= {"iteration": [], "gradient_ratio": []}
         self._before: dict[str, dict[str, Tensor]] = {}
 
+    @override
     @torch.no_grad()
     def before(self, player: str, network: nn.Module) -> None:
-        """Remember the parameters."""
         self._before[player] = {name: p.detach().clone() for name, p in original_parameters(network).items()}
 
+    @override
     @torch.no_grad()
     def look(self, player: str, network: nn.Module, optimizer: Optimizer) -> Tensor:
         """Return the relative speed, the relative step and the sum of the gradients' norms."""
@@ -65,27 +66,42 @@ class BalanceLogger(StepMonitor):
         step = _joint_norm(torch._foreach_sub(parameters, weights)) / size
         return torch.stack([speed, step, norms.sum()])
 
-    def record(self, iteration: int, seen: Mapping[str, Tensor]) -> dict[str, float]:
-        """Extend the players' series, and the ratio once all have been seen."""
-        metrics = {}
-        for player, values in seen.items():
-            found = dict(zip(("relative_speed", "relative_step", "gradient"), values.tolist(), strict=True))
+    @override
+    def record(self, iteration: int, found: Mapping[str, Tensor]) -> dict[str, float]:
+        numbers = {}
+        for player, values in found.items():
+            named = dict(zip(("relative_speed", "relative_step", "gradient"), values.tolist(), strict=True))
             entry = self.series["players"].setdefault(player, {})
-            for key, value in ({"iteration": iteration} | found).items():
+            for key, value in ({"iteration": iteration} | named).items():
                 entry.setdefault(key, []).append(value)
-            metrics |= {f"balance/{player}/{key}": value for key, value in found.items()}
+            numbers |= {f"balance/{player}/{key}": value for key, value in named.items()}
         gradients = [entry["gradient"] for entry in self.series["players"].values()]
         if len(gradients) == len(self.targets):
             ratio = sum(g[-1] / g[0] if g[0] else math.nan for g in gradients)
             self.series["iteration"].append(iteration)
             self.series["gradient_ratio"].append(ratio)
-            metrics["balance/gradient_ratio"] = ratio
-        return metrics
+            numbers["balance/gradient_ratio"] = ratio
+        return numbers
 
-    def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Draw the figure."""
-        if self.series["iteration"]:
-            log_picture(trainer, "balance", "balance.png", balance_figure(self.series))
+    @override
+    def figures(self) -> dict[str, Figure]:
+        if not self.series["iteration"]:
+            return {}
+        figure = Figure(figsize=(10, 3.6), layout="constrained")
+        axes = figure.subplots(1, 3)
+        titles = {"relative_speed": "step size * gradient / weights", "relative_step": "step / weights"}
+        for axis, (key, title) in zip(axes, titles.items(), strict=False):
+            for player, entry in self.series["players"].items():
+                draw_line(axis, (entry["iteration"], entry[key]), player, label=player)
+            axis.set_title(title, fontsize=10)
+            axis.set_yscale("log")
+            axis.legend(fontsize=8)
+        draw_line(axes[2], (self.series["iteration"], self.series["gradient_ratio"]), "ratio", color="black")
+        axes[2].set_title("gradients / their first values, summed", fontsize=10)
+        for axis in axes:
+            axis.set_xlabel("iteration")
+            axis.grid(alpha=0.3)
+        return {"balance": figure}
 
 
 def _joint_norm(tensors: list[Tensor]) -> Tensor:

@@ -6,17 +6,18 @@ from typing import Any, Optional
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from typing_extensions import override
 
-from pcgan_lightning.callbacks.loggers import log_scalars
-from pcgan_lightning.callbacks.targets import Target, check_interval, completed_iterations, resolve_target
-from pcgan_lightning.networks import evaluation_mode
+from pcgan_lightning.arguments import require_at_least, require_not_negative
+from pcgan_lightning.callbacks.monitors.monitor import Monitor, can_sample
+from pcgan_lightning.callbacks.targets import Target, completed_iterations, resolve_target
 from pcgan_lightning.spectra import modified_condition_number
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
-class CollapseMonitor(Callback):
+class CollapseMonitor(Monitor):
     r"""Warn, in one line, when the discriminator has won, samples do not differ, or a spectrum has collapsed.
 
     Once an episode: again only after the number was on the good side in between. The counts live in the checkpoint, so
@@ -52,6 +53,9 @@ class CollapseMonitor(Callback):
         ValueError: for arguments out of range; at setup, for a target that is missing.
     """
 
+    at_end = False
+    first_process_alone = True
+
     def __init__(
         self,
         every_n_steps: int = 100,
@@ -64,18 +68,12 @@ class CollapseMonitor(Callback):
         condition_bound: float = 100.0,
         target: Target = "discriminator",
     ) -> None:
-        if patience < 1:
-            raise ValueError(f"argument `patience` must be at least 1, got {patience}")
-        if count < 2:
-            raise ValueError(f"argument `count` must be at least 2, got {count}")
-        for name, bound in (("loss_bound", loss_bound), ("deviation_bound", deviation_bound)):
-            if bound < 0:
-                raise ValueError(f"argument `{name}` must not be negative, got {bound}")
-        if condition_every_n_steps < 1:
-            raise ValueError(f"argument `condition_every_n_steps` must be at least 1, got {condition_every_n_steps}")
+        super().__init__(every_n_steps, [target])
+        require_at_least(1, patience=patience, condition_every_n_steps=condition_every_n_steps)
+        require_at_least(2, count=count)
+        require_not_negative(loss_bound=loss_bound, deviation_bound=deviation_bound)
         if condition_bound < 1:
             raise ValueError(f"argument `condition_bound` must be at least 1, as every one is, got {condition_bound}")
-        self.every_n_steps = check_interval(every_n_steps)
         self.patience = patience
         self.loss = loss
         self.loss_bound = loss_bound
@@ -86,80 +84,71 @@ class CollapseMonitor(Callback):
         self.target = target
         self._bad_in_a_row: dict[str, int] = {}
 
-    def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        """Refuse a wrong target before anything runs."""
-        resolve_target(pl_module, self.target)
+    @override
+    def due(self, iteration: int) -> bool:
+        return super().due(iteration) or (iteration > 0 and iteration % self.condition_every_n_steps == 0)
 
-    def on_train_batch_end(
-        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Measure at the intervals."""
-        if not trainer.is_global_zero:
-            return
-        iteration = completed_iterations(trainer)
+    @override
+    def measure(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", batch: Any) -> dict[str, float]:
+        iteration, deviation, warnings = completed_iterations(trainer), None, []
         if iteration % self.every_n_steps == 0:
-            self._look_at_loss(trainer)
-            self._look_at_samples(trainer, pl_module)
+            warnings += self._look_at_loss(trainer.callback_metrics.get(self.loss))
+            deviation = self.sample_deviation(pl_module)
+            warnings += self._look_at_samples(deviation)
         if iteration % self.condition_every_n_steps == 0:
-            self._look_at_conditions(trainer, pl_module)
+            warnings += self._look_at_conditions(resolve_target(pl_module, self.target))
+        for warning in warnings:
+            log.warning("iteration %d: %s", iteration, warning)
+        return {} if deviation is None else {"collapse/sample_deviation": deviation}
 
-    def _look_at_loss(self, trainer: "pl.Trainer") -> None:
-        loss = trainer.callback_metrics.get(self.loss)
-        if loss is not None and self._begins("loss", abs(float(loss)) <= self.loss_bound, self.patience):
-            self._warn(
-                trainer,
-                f"{self.loss} has been at 0 (up to {self.loss_bound:g}) for {self.patience} measurements: the "
-                "discriminator has nothing left to learn, nor to teach the generator",
-            )
+    @override
+    def record(self, iteration: int, found: dict[str, float]) -> dict[str, float]:
+        return found  # no series: what is remembered is how often in a row a measurement was bad
 
-    def _look_at_samples(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        deviation = self.sample_deviation(pl_module)
-        if deviation is None:
-            return
-        log_scalars(trainer, {"collapse/sample_deviation": deviation})
-        if self._begins("samples", deviation < self.deviation_bound, self.patience):
-            self._warn(
-                trainer,
-                f"samples of {self.count} latents have not differed for {self.patience} measurements: their standard "
-                f"deviation is {deviation:.3g}, below {self.deviation_bound:g}",
-            )
-
-    def _look_at_conditions(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        try:
-            found = modified_condition_number(resolve_target(pl_module, self.target))
-        except ValueError:  # weights that are not finite: a guard's business, and no condition
-            return
-        conditions = dict(zip(found, torch.stack([v.double() for v in found.values()]).tolist(), strict=True))
-        new = [n for n, v in conditions.items() if self._begins(f"condition/{n}", v > self.condition_bound, 1)]
-        if new:
-            layers = ", ".join(f"{name} ({conditions[name]:.4g})" for name in new)
-            self._warn(trainer, f"modified condition numbers are past {self.condition_bound:g}: {layers}")
-
-    @torch.no_grad()
     def sample_deviation(self, pl_module: "pl.LightningModule") -> Optional[float]:
         """Return the samples' standard deviation over latents, averaged over pixels; None if there are no samples."""
-        sample = getattr(pl_module, "sample_images", None)
-        if sample is None or not hasattr(pl_module, "fixed_latents"):
+        if not can_sample(pl_module):
             return None
-        itself = {"averaged": False} if "averaged" in inspect.signature(sample).parameters else {}
-        devices = [pl_module.device] if pl_module.device.type == "cuda" else []
-        # Modules of others may draw numbers, or change their mode.
-        with torch.random.fork_rng(devices), evaluation_mode(pl_module):
-            samples = sample(pl_module.fixed_latents(self.count), **itself)
+        averaged = "averaged" in inspect.signature(pl_module.sample_images).parameters
+        options = {"averaged": False} if averaged else {}
+        samples = pl_module.sample_images(pl_module.fixed_latents(self.count), **options)
         return samples.float().std(dim=0).mean().item()
+
+    def _look_at_loss(self, loss: Optional[Tensor]) -> list[str]:
+        if loss is None or not self._begins("loss", abs(float(loss)) <= self.loss_bound, self.patience):
+            return []
+        return [
+            f"{self.loss} has been at 0 (up to {self.loss_bound:g}) for {self.patience} measurements: the "
+            "discriminator has nothing left to learn, nor to teach the generator"
+        ]
+
+    def _look_at_samples(self, deviation: Optional[float]) -> list[str]:
+        if deviation is None or not self._begins("samples", deviation < self.deviation_bound, self.patience):
+            return []
+        return [
+            f"samples of {self.count} latents have not differed for {self.patience} measurements: their standard "
+            f"deviation is {deviation:.3g}, below {self.deviation_bound:g}"
+        ]
+
+    def _look_at_conditions(self, network: nn.Module) -> list[str]:
+        try:
+            found = modified_condition_number(network)
+        except ValueError:  # weights that are not finite: a guard's business, and no condition
+            return []
+        conditions = dict(zip(found, torch.stack([v.double() for v in found.values()]).tolist(), strict=True))
+        new = [n for n, v in conditions.items() if self._begins(f"condition/{n}", v > self.condition_bound, 1)]
+        layers = ", ".join(f"{name} ({conditions[name]:.4g})" for name in new)
+        return [f"modified condition numbers are past {self.condition_bound:g}: {layers}"] if new else []
 
     def _begins(self, what: str, bad: bool, patience: int) -> bool:
         """Count bad measurements in a row; return whether this one opens an episode."""
         self._bad_in_a_row[what] = self._bad_in_a_row.get(what, 0) + 1 if bad else 0
         return self._bad_in_a_row[what] == patience
 
-    def _warn(self, trainer: "pl.Trainer", message: str) -> None:
-        _log.warning("iteration %d: %s", completed_iterations(trainer), message)
-
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """Return the counts of bad measurements in a row."""
         return {"bad_in_a_row": dict(self._bad_in_a_row)}
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a checkpoint's counts."""
         self._bad_in_a_row = dict(state_dict["bad_in_a_row"])

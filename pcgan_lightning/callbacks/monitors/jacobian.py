@@ -9,13 +9,13 @@ from typing import Any, Optional
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
+from matplotlib.figure import Figure
 from torch import Tensor, nn
+from typing_extensions import override
 
-from pcgan_lightning.callbacks.loggers import log_picture, log_scalars
-from pcgan_lightning.callbacks.monitors._figures import jacobian_figure
-from pcgan_lightning.callbacks.monitors._steps import players_of
-from pcgan_lightning.callbacks.targets import Target, check_interval, completed_iterations
+from pcgan_lightning.arguments import require_at_least, require_positive
+from pcgan_lightning.callbacks.monitors.monitor import Monitor
+from pcgan_lightning.callbacks.targets import PLAYERS, Target
 from pcgan_lightning.games import (
     EigenvaluesNotConverged,
     Game,
@@ -26,14 +26,15 @@ from pcgan_lightning.games import (
     least_products,
     phase_factor,
 )
-from pcgan_lightning.networks import SynchronizedBatchNorm
+from pcgan_lightning.report import draw_line
 
 log = logging.getLogger("lightning.pytorch")
 
 Losses = Callable[["pl.LightningModule", Any], tuple[Tensor, Tensor]]
+Measurement = tuple[Tensor, Tensor, float, float]  # leading and further eigenvalues, what is but rounding, seconds
 
 
-class JacobianSpectrumLogger(Callback):
+class JacobianSpectrumLogger(Monitor):
     r"""Log the leading eigenvalues of the Jacobian A of simultaneous gradient descent, and what they say of training.
 
     "Towards a better understanding and regularization of GAN training dynamics" (JARE), Sections 3 and 4. After the
@@ -80,6 +81,9 @@ class JacobianSpectrumLogger(Callback):
         TypeError: at setup, for a module whose losses are not known where `losses` is None.
     """
 
+    first = 1
+    at_end = False
+
     def __init__(
         self,
         every_n_steps: int = 1000,
@@ -89,83 +93,86 @@ class JacobianSpectrumLogger(Callback):
         tolerance: float = 1e-3,
         regularized: bool = True,
         losses: Optional[Losses] = None,
-        targets: Sequence[Target] = ("generator", "discriminator"),
+        targets: Sequence[Target] = PLAYERS,
     ) -> None:
-        for name, value in (("count", count), ("samples", samples)):
-            if value < 1:
-                raise ValueError(f"argument `{name}` must be at least 1, got {value}")
+        super().__init__(every_n_steps, targets)
+        require_at_least(1, count=count, samples=samples)
         if max_products < least_products(count):
             raise ValueError(
                 f"argument `max_products` must be at least {least_products(count)} for {count} eigenvalues, "
                 f"got {max_products}"
             )
-        if not tolerance > 0.0:
-            raise ValueError(f"argument `tolerance` must be positive, got {tolerance}")
-        self.every_n_steps = check_interval(every_n_steps)
+        require_positive(tolerance=tolerance)
         self.count = count
         self.samples = samples
         self.max_products = max_products
         self.tolerance = tolerance
         self.regularized = regularized
         self.losses = losses
-        self.targets = tuple(targets)
-        self.series: dict[str, list] = {"iteration": [], "zeta": [], "tau": [], "eigenvalues": []}
+        self.series |= {"zeta": [], "tau": [], "eigenvalues": []}
 
+    @override
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        """Refuse a wrong target, or a module whose losses are not known, before anything runs."""
-        players_of(pl_module, self.targets)
+        super().setup(trainer, pl_module, stage)
         if self.losses is None and not hasattr(pl_module, "game_losses"):
             raise TypeError(
                 "JacobianSpectrumLogger needs the argument `losses`, or a module with `game_losses(real, latents)`, "
                 f"got {type(pl_module).__name__}"
             )
 
+    @override
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Refuse batch normalisation over processes, which measure games of their own."""
-        kinds = (SynchronizedBatchNorm, nn.SyncBatchNorm)
-        if trainer.world_size > 1 and any(isinstance(module, kinds) for module in pl_module.modules()):
+        super().on_train_start(trainer, pl_module)
+        if trainer.world_size > 1 and any(map(_waits_for_processes, pl_module.modules())):
             raise ValueError(
                 "argument `sync_batchnorm` of the trainer must be false for JacobianSpectrumLogger, which measures in "
                 "each process by itself, got true"
             )
 
-    def on_train_batch_end(
-        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Measure in the first iteration and at the interval."""
-        iteration = completed_iterations(trainer)
-        if iteration == 1 or iteration % self.every_n_steps == 0:
-            self.measure(trainer, pl_module, batch)
-
-    def measure(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", batch: Any) -> Tensor:
-        """Measure now on a batch, extend the series, write to the loggers, and return the eigenvalues ``[K]``."""
+    @override
+    def measure(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", batch: Any) -> Measurement:
         started = time.perf_counter()
-        with _undisturbed(pl_module):
-            leading, others, negligible = self.eigenvalues(self.game(pl_module, batch))
-        seconds = time.perf_counter() - started
+        return *self.eigenvalues(self.game(pl_module, batch)), time.perf_counter() - started
+
+    @override
+    def record(self, iteration: int, found: Measurement) -> dict[str, float]:
+        leading, others, negligible, seconds = found
         eigenvalues = torch.cat([leading, others])
-        found = len(eigenvalues) > 0
-        zeta = phase_factor(eigenvalues, negligible).item() if found else math.nan
-        tau = conditioning_factor(eigenvalues, negligible).item() if found else math.nan
+        known = len(eigenvalues) > 0
+        zeta = phase_factor(eigenvalues, negligible).item() if known else math.nan
+        tau = conditioning_factor(eigenvalues, negligible).item() if known else math.nan
         pairs = [(value.real, value.imag) for value in eigenvalues.tolist()]
-        iteration = completed_iterations(trainer)
-        if not self.series["iteration"]:
-            log.info(f"JacobianSpectrumLogger: a measurement takes {seconds:.1f} s")
-        for key, value in (("iteration", iteration), ("zeta", zeta), ("tau", tau), ("eigenvalues", pairs)):
-            self.series[key].append(value)
-        metrics = {"jacobian/zeta": zeta, "jacobian/tau": tau, "jacobian/seconds": seconds}
+        super().record(iteration, {"zeta": zeta, "tau": tau, "eigenvalues": pairs})
+        numbers = {"jacobian/zeta": zeta, "jacobian/tau": tau, "jacobian/seconds": seconds}
         missing = [(math.nan, math.nan)] * (self.count - len(leading))
         for i, (real, imaginary) in enumerate((pairs[: len(leading)] + missing)[: self.count], start=1):
-            metrics |= {f"jacobian/eigenvalue_{i}/real": real, f"jacobian/eigenvalue_{i}/imaginary": imaginary}
-        log_scalars(trainer, metrics)
-        return eigenvalues
+            numbers |= {f"jacobian/eigenvalue_{i}/real": real, f"jacobian/eigenvalue_{i}/imaginary": imaginary}
+        return numbers
+
+    @override
+    def show(self, trainer: "pl.Trainer", found: Measurement) -> None:
+        if len(self.series["iteration"]) == 1:
+            log.info(f"JacobianSpectrumLogger: a measurement takes {found[-1]:.1f} s")
+
+    @override
+    @contextmanager
+    def undisturbed(self, pl_module: "pl.LightningModule") -> Iterator[None]:
+        """Let the losses be computed as in training, and forget what that moved: statistics of batches, randomness."""
+        buffers = [(buffer, buffer.detach().clone()) for buffer in pl_module.buffers()]
+        devices = [pl_module.device] if pl_module.device.type == "cuda" else []
+        # A compiled network has no second derivative.
+        try:
+            with torch.random.fork_rng(devices), torch.compiler.set_stance("force_eager"):
+                yield
+        finally:
+            with torch.no_grad():
+                for buffer, value in buffers:
+                    buffer.copy_(value)
 
     def game(self, pl_module: "pl.LightningModule", batch: Any) -> Game:
         """Return the game of a batch; ``Game.regularized`` with a module's ConOpt or JARE."""
-        players = [
-            [p for p in network.parameters() if p.requires_grad]
-            for network in players_of(pl_module, self.targets).values()
-        ]
+        networks = self.networks(pl_module).values()
+        players = [[p for p in network.parameters() if p.requires_grad] for network in networks]
         if self.losses is not None:
             return Game(lambda: self.losses(pl_module, batch), *players)
         real = pl_module.real_images(batch)[: self.samples]
@@ -205,30 +212,31 @@ class JacobianSpectrumLogger(Callback):
         except EigenvaluesNotConverged as error:
             return error.eigenvalues
 
-    def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Draw the figure."""
-        if trainer.is_global_zero and self.series["iteration"]:
-            log_picture(trainer, "jacobian", "jacobian.png", jacobian_figure(self.series))
+    @override
+    def figures(self) -> dict[str, Figure]:
+        """Return one of eigenvalues in the complex plane, later ones darker, and of both factors over time."""
+        series = self.series
+        if not series["iteration"]:
+            return {}
+        figure = Figure(figsize=(11, 3.6), layout="constrained")
+        plane, *axes = figure.subplots(1, 3)
+        measured = zip(series["iteration"], series["eigenvalues"], strict=True)
+        points = [(iteration, *pair) for iteration, pairs in measured for pair in pairs]
+        if points:
+            iterations, real, imaginary = zip(*points, strict=True)
+            drawn = plane.scatter(real, imaginary, c=iterations, cmap="viridis_r", s=14)
+            figure.colorbar(drawn, ax=plane, label="iteration")
+        # Most of the interest is in the angle, but eigenvalues differ by orders of magnitude.
+        plane.set_xscale("symlog", linthresh=1e-3)
+        plane.set_yscale("symlog", linthresh=1e-3)
+        plane.axvline(0.0, color="gray", lw=0.8)
+        plane.set(xlabel="real part", ylabel="imaginary part", title="eigenvalues of the Jacobian")
+        for axis, key, title in zip(axes, ("zeta", "tau"), ("phase factor", "conditioning factor"), strict=True):
+            draw_line(axis, (series["iteration"], series[key]), key, color="black")
+            axis.set(xlabel="iteration", title=title, yscale="log")
+            axis.grid(alpha=0.3)
+        return {"jacobian": figure}
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the series measured so far."""
-        return {"series": self.series}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a checkpoint's series."""
-        self.series = state_dict["series"]
-
-
-@contextmanager
-def _undisturbed(pl_module: nn.Module) -> Iterator[None]:
-    """Let the losses be computed as in training, and forget what that moved: statistics of batches, random numbers."""
-    buffers = [(buffer, buffer.detach().clone()) for buffer in pl_module.buffers()]
-    devices = [pl_module.device] if pl_module.device.type == "cuda" else []
-    # A compiled network has no second derivative.
-    try:
-        with torch.random.fork_rng(devices), torch.compiler.set_stance("force_eager"):
-            yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
+def _waits_for_processes(module: nn.Module) -> bool:
+    return isinstance(module, nn.SyncBatchNorm) or getattr(module, "waits_for_processes", False)

@@ -5,17 +5,16 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from typing_extensions import override
 
 from pcgan_lightning.arguments import require_at_least
-from pcgan_lightning.callbacks.loggers import log_scalars
 from pcgan_lightning.callbacks.monitors._steps import optimizer_of
-from pcgan_lightning.callbacks.targets import check_interval, completed_iterations
+from pcgan_lightning.callbacks.monitors.monitor import Monitor
 
 
-class LearningSpeedLogger(Callback):
+class LearningSpeedLogger(Monitor):
     """Log the discriminator's loss before and after extra steps against the generator as it stands.
 
     Every `every_n_steps` iterations a copy of the discriminator and of its optimizer, state included, makes `steps`
@@ -39,30 +38,29 @@ class LearningSpeedLogger(Callback):
         TypeError: before training, for a module that lacks one of the above.
     """
 
-    def __init__(self, every_n_steps: int = 500, steps: int = 10) -> None:
-        require_at_least(1, steps=steps)
-        self.every_n_steps = check_interval(every_n_steps)
-        self.steps = steps
-        self.series: dict[str, list] = {"iteration": [], "loss_before": [], "loss_after": [], "decrease": []}
+    at_end = False
+    first_process_alone = True
+    needs_samples = True
+    prefix = "learning/"
 
+    def __init__(self, every_n_steps: int = 500, steps: int = 10) -> None:
+        super().__init__(every_n_steps)
+        require_at_least(1, steps=steps)
+        self.steps = steps
+
+    @override
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        """Refuse a module that is not a GAN like this package's."""
-        for name in ("discriminator", "loss", "fixed_latents", "sample_images", "real_images"):
+        super().setup(trainer, pl_module, stage)
+        for name in ("discriminator", "loss", "real_images"):
             if not hasattr(pl_module, name):
                 raise TypeError(f"LearningSpeedLogger needs a module with `{name}`, got {type(pl_module).__name__}")
 
-    def on_train_batch_end(
-        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Measure at the interval."""
-        if completed_iterations(trainer) % self.every_n_steps == 0 and trainer.is_global_zero:
-            real = pl_module.real_images(batch).detach()
-            fake = pl_module.sample_images(pl_module.fixed_latents(len(real)), averaged=False)
-            losses = self.losses(trainer, pl_module, real, fake)
-            found = {"loss_before": losses[0], "loss_after": losses[-1], "decrease": losses[0] - losses[-1]}
-            for name, value in ({"iteration": completed_iterations(trainer)} | found).items():
-                self.series[name].append(value)
-            log_scalars(trainer, {f"learning/{name}": value for name, value in found.items()})
+    @override
+    def measure(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", batch: Any) -> dict[str, float]:
+        real = pl_module.real_images(batch).detach()
+        fake = pl_module.sample_images(pl_module.fixed_latents(len(real)), averaged=False)
+        losses = self.losses(trainer, pl_module, real, fake)
+        return {"loss_before": losses[0], "loss_after": losses[-1], "decrease": losses[0] - losses[-1]}
 
     @torch.enable_grad()
     def losses(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", real: Tensor, fake: Tensor) -> list[float]:
@@ -70,7 +68,7 @@ class LearningSpeedLogger(Callback):
         optimizer = optimizer_of(trainer, "discriminator", pl_module.discriminator)
         # In one call, so that the copied optimizer holds the copied parameters.
         discriminator, optimizer = copy.deepcopy((pl_module.discriminator, optimizer))
-        discriminator.requires_grad_(True)
+        discriminator.requires_grad_(True).train()
         found = []
         for _ in range(self.steps):
             loss = _loss(pl_module, discriminator, real, fake)
@@ -81,14 +79,6 @@ class LearningSpeedLogger(Callback):
         with torch.no_grad():
             found.append(_loss(pl_module, discriminator, real, fake))
         return torch.stack(found).tolist()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the series measured so far."""
-        return {"series": self.series}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a checkpoint's series."""
-        self.series = state_dict["series"]
 
 
 def _loss(pl_module: "pl.LightningModule", discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:

@@ -5,15 +5,20 @@ import math
 from collections.abc import Mapping
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.optimizer import Optimizer
+from typing_extensions import override
 
-from pcgan_lightning.callbacks.loggers import log_picture, run_folder
-from pcgan_lightning.callbacks.monitors._figures import magnitude_figure
+from pcgan_lightning.callbacks.loggers import run_folder
 from pcgan_lightning.callbacks.monitors._steps import StepMonitor, named_gradients
 from pcgan_lightning.optim import AdaDir, AdaNSGDA, adam_oracle, layer_name
+from pcgan_lightning.report import draw_line
+from pcgan_lightning.runs import write_whole
 
 
 class AdaptiveMagnitudeLogger(StepMonitor):
@@ -39,40 +44,44 @@ class AdaptiveMagnitudeLogger(StepMonitor):
         TypeError: before training, for an optimizer that has no A.
     """
 
+    @override
     def check(self, player: str, optimizer: Optimizer) -> None:
-        """Refuse an optimizer that has no A."""
         if not isinstance(optimizer, (Adam, AdaNSGDA, AdaDir)):
             raise TypeError(
                 f"AdaptiveMagnitudeLogger needs Adam, AdaNSGDA or AdaDir, got {type(optimizer).__name__} for {player}"
             )
 
+    @override
     @torch.no_grad()
     def look(self, player: str, network: nn.Module, optimizer: Optimizer) -> tuple[list[str], Tensor]:
         """Return the layers' names and norms of A."""
         return layer_magnitudes(optimizer, network)
 
-    def record(self, iteration: int, seen: Mapping[str, tuple[list[str], Tensor]]) -> dict[str, float]:
-        """Extend the series; a layer without a gradient has NaN."""
-        metrics = {}
-        for player, (layers, norms) in seen.items():
+    @override
+    def record(self, iteration: int, found: Mapping[str, tuple[list[str], Tensor]]) -> dict[str, float]:
+        """Extend the series and return the numbers to log; a layer without a gradient has NaN."""
+        numbers = {}
+        for player, (layers, norms) in found.items():
             series = self.series["players"].setdefault(player, {"iteration": [], "layers": {}})
             values = dict(zip(layers, norms.tolist(), strict=True))
-            for layer in [*series["layers"], *(values.keys() - series["layers"].keys())]:
+            for layer in [*series["layers"], *(new for new in values if new not in series["layers"])]:
                 earlier = series["layers"].setdefault(layer, [math.nan] * len(series["iteration"]))
                 earlier.append(values.get(layer, math.nan))
             series["iteration"].append(iteration)
-            metrics |= {f"magnitude/{player}/{layer}": value for layer, value in values.items()}
-        return metrics
+            numbers |= {f"magnitude/{player}/{layer}": value for layer, value in values.items()}
+        return numbers
 
+    @override
     def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Save the means and draw the figures."""
         if trainer.is_global_zero and not trainer.fast_dev_run:
-            for player, series in self.series["players"].items():
+            for player in self.series["players"]:
                 path = run_folder(trainer) / "layer_scales" / f"{player}.json"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(self.means(player), indent=2) + "\n")
-                picture = magnitude_figure(series["iteration"], series["layers"])
-                log_picture(trainer, f"magnitudes/{player}", f"magnitudes/{player}.png", picture)
+                write_whole(path, json.dumps(self.means(player), indent=2) + "\n")
+        super().on_train_end(trainer, pl_module)
+
+    @override
+    def figures(self) -> dict[str, Figure]:
+        return {f"magnitudes/{player}": _figure(**series) for player, series in self.series["players"].items()}
 
     def means(self, player: str) -> dict[str, float]:
         """Return each layer's mean over the run."""
@@ -92,3 +101,18 @@ def layer_magnitudes(optimizer: Optimizer, network: nn.Module) -> tuple[list[str
             (a,) = adam_oracle([parameter], [state], group["betas"], group["eps"], kind)
             squares.setdefault(layer_name(name), []).append(a.float().square().sum())
     return list(squares), torch.stack([torch.stack(parts).sum().sqrt() for parts in squares.values()])
+
+
+def _figure(iteration: list[int], layers: dict[str, list[float]]) -> Figure:
+    """Draw each layer's magnitude over its first value, as in Figures 2b and 5b of the paper."""
+    figure = Figure(figsize=(8.5, 4.5), layout="constrained")
+    axis = figure.subplots()
+    colors = colormaps["turbo"](np.linspace(0.05, 0.95, len(layers)))
+    for (name, values), color in zip(layers.items(), colors, strict=True):
+        first = next((v for v in values if v and not math.isnan(v)), math.nan)
+        label = name or "(root)"
+        draw_line(axis, (iteration, [v / first for v in values]), label, color=color, label=label, lw=1)
+    axis.set(xlabel="iteration", ylabel="adaptive magnitude / its first value")
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=7)
+    return figure

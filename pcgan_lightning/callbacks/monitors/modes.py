@@ -5,15 +5,15 @@ from typing import Any, Optional
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+from typing_extensions import override
 
-from pcgan_lightning.callbacks.loggers import log_scalars
-from pcgan_lightning.callbacks.targets import check_interval, completed_iterations
+from pcgan_lightning.arguments import require_at_least
+from pcgan_lightning.callbacks.monitors.monitor import Monitor
 from pcgan_lightning.metrics import MixtureCoverage, mode_coverage
 
 
-class ModeLogger(Callback):
+class ModeLogger(Monitor):
     """Log how much of a mixture of Gaussians the generator has found; see ``metrics.mode_coverage``.
 
     Every `every_n_steps` iterations and after the last, as ``metric/modes_covered`` and ``metric/high_quality_share``,
@@ -37,6 +37,9 @@ class ModeLogger(Callback):
             arguments nor the data module tell the modes.
     """
 
+    needs_samples = True
+    prefix = "metric/"
+
     def __init__(
         self,
         every_n_steps: int = 500,
@@ -46,73 +49,36 @@ class ModeLogger(Callback):
         deviations: float = 3.0,
         minimum_share: float = 0.008,
     ) -> None:
-        if count < 1:
-            raise ValueError(f"argument `count` must be at least 1, got {count}")
-        self.every_n_steps = check_interval(every_n_steps)
+        super().__init__(every_n_steps)
+        require_at_least(1, count=count)
         self.count = count
         self.centers = None if centers is None else torch.as_tensor(centers, dtype=torch.float32)
         self.std = std
         self.deviations = deviations
         self.minimum_share = minimum_share
-        self.series: dict[str, list] = {"iteration": [], "modes_covered": [], "high_quality_share": []}
+        self.series |= {"modes_covered": [], "high_quality_share": []}
 
+    @override
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        """Refuse a module that cannot sample, unknown modes and arguments out of range, before anything runs."""
-        if not (hasattr(pl_module, "fixed_latents") and hasattr(pl_module, "sample_images")):
-            raise TypeError(
-                "ModeLogger needs a module with `fixed_latents(count)` and `sample_images(latents)`, "
-                f"got {type(pl_module).__name__}"
-            )
-        for name in ("centers", "std"):
-            if getattr(self, name) is None and not hasattr(trainer.datamodule, name):
-                raise TypeError(
-                    f"ModeLogger needs the argument `{name}`, or a data module with it, got "
-                    f"{type(trainer.datamodule).__name__}"
-                )
-        self._coverage(trainer, self._mixture(trainer)[0])
+        super().setup(trainer, pl_module, stage)
+        self._coverage(trainer, self._of_mixture(trainer, "centers"))  # refuses arguments out of range
 
-    def on_train_batch_end(
-        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Measure at the interval."""
-        if completed_iterations(trainer) % self.every_n_steps == 0:
-            found = self.measure(trainer, pl_module)
-            # For callbacks that monitor a value; the loggers have it already.
-            pl_module.log_dict(_named(found), logger=False)
-
-    def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Measure the final generator."""
-        if self.series["iteration"][-1:] != [completed_iterations(trainer)]:
-            self.measure(trainer, pl_module)
-
-    def measure(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> MixtureCoverage:
-        """Measure now, extend the series, write to the loggers and return what was found."""
-        samples = pl_module.sample_images(pl_module.fixed_latents(self.count))
-        found = self._coverage(trainer, samples)
-        self.series["iteration"].append(completed_iterations(trainer))
-        self.series["modes_covered"].append(found.modes_covered)
-        self.series["high_quality_share"].append(found.high_quality_share)
-        log_scalars(trainer, _named(found))
-        return found
-
-    def _mixture(self, trainer: "pl.Trainer") -> tuple[Tensor, float]:
-        centers = trainer.datamodule.centers if self.centers is None else self.centers
-        return centers, trainer.datamodule.std if self.std is None else self.std
+    @override
+    def measure(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", batch: Any) -> dict[str, float]:
+        found = self._coverage(trainer, self.fixed_samples(pl_module, self.count))
+        return {"modes_covered": found.modes_covered, "high_quality_share": found.high_quality_share}
 
     def _coverage(self, trainer: "pl.Trainer", samples: Tensor) -> MixtureCoverage:
-        return mode_coverage(samples, *self._mixture(trainer), self.deviations, self.minimum_share)
+        centers, std = self._of_mixture(trainer, "centers"), self._of_mixture(trainer, "std")
+        return mode_coverage(samples, centers, std, self.deviations, self.minimum_share)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the series measured so far."""
-        return {"series": self.series}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a checkpoint's series."""
-        self.series = state_dict["series"]
-
-
-def _named(found: MixtureCoverage) -> dict[str, float]:
-    return {
-        "metric/modes_covered": float(found.modes_covered),
-        "metric/high_quality_share": found.high_quality_share,
-    }
+    def _of_mixture(self, trainer: "pl.Trainer", name: str) -> Any:
+        """Return the argument of this name, or what the data module has for it."""
+        if getattr(self, name) is not None:
+            return getattr(self, name)
+        if not hasattr(trainer.datamodule, name):
+            raise TypeError(
+                f"ModeLogger needs the argument `{name}`, or a data module with it, got "
+                f"{type(trainer.datamodule).__name__}"
+            )
+        return getattr(trainer.datamodule, name)

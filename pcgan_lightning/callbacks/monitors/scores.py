@@ -1,29 +1,38 @@
 """FID, inception score, KID, precision and recall over training."""
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
-from torch import Tensor, nn
+from torch import Tensor
+from typing_extensions import override
 
-from pcgan_lightning.callbacks.loggers import log_scalars, run_folder
-from pcgan_lightning.callbacks.targets import check_interval, completed_iterations
+from pcgan_lightning.arguments import require_at_least
+from pcgan_lightning.callbacks.loggers import run_folder
+from pcgan_lightning.callbacks.monitors.monitor import Monitor
+from pcgan_lightning.callbacks.targets import completed_iterations
 from pcgan_lightning.data import RealImages, digest_pixels, to_uint8
-from pcgan_lightning.metrics import Features, GenerativeScores, InceptionFeatures, reference_statistics, score_generator
-from pcgan_lightning.metrics.scores import Score, check_scores
-from pcgan_lightning.networks import evaluation_mode
+from pcgan_lightning.metrics import (
+    Features,
+    GenerativeScores,
+    InceptionFeatures,
+    Score,
+    check_scores,
+    latent_sampler,
+    reference_statistics,
+    sampled_weights,
+    score_samples,
+)
+from pcgan_lightning.runs import evaluation_path, save_scores
 
 log = logging.getLogger("lightning.pytorch")
 
 
-class ScoreLogger(Callback):
+class ScoreLogger(Monitor):
     r"""Score generated images against real ones: FID, inception score, KID, precision and recall.
 
     Every `every_n_steps` iterations and after the last, as ``metric/fid``, ``metric/inception_score``, ``metric/kid``,
@@ -58,6 +67,8 @@ class ScoreLogger(Callback):
         TypeError: at setup, for a module that cannot sample where `sample` is None.
     """
 
+    prefix = "metric/"
+
     def __init__(
         self,
         every_n_steps: int = 5000,
@@ -70,10 +81,8 @@ class ScoreLogger(Callback):
         batch_size: int = 100,
         cache: Optional[Path] = None,
     ) -> None:
-        for name, value in (("count", count), ("batch_size", batch_size), ("real_count", real_count)):
-            if value is not None and value < 1:
-                raise ValueError(f"argument `{name}` must be at least 1, got {value}")
-        self.every_n_steps = check_interval(every_n_steps)
+        super().__init__(every_n_steps)
+        require_at_least(1, count=count, batch_size=batch_size, real_count=real_count)
         self.count = count
         self.features = features if features is not None else InceptionFeatures()
         self.scores = check_scores(scores)
@@ -83,34 +92,32 @@ class ScoreLogger(Callback):
         self.sample = sample
         self.batch_size = batch_size
         self.cache = cache
-        self.series: dict[str, list] = {"iteration": [], "scores": []}
+        self.series["scores"] = []
         self._protocol = ""
 
     @property
+    @override
     def state_key(self) -> str:
-        """Tells the states of two of these with different features apart."""
         return self._generate_state_key(label=self.features.label, part=self.part)
 
+    @override
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        """Refuse a module that cannot sample, and get the features' weights: one process of a machine downloads."""
-        if self.sample is None and not (hasattr(pl_module, "fixed_latents") and hasattr(pl_module, "sample_images")):
-            raise TypeError(
-                "ScoreLogger needs the argument `sample`, or a module with `fixed_latents(count)` and "
-                f"`sample_images(latents)`, got {type(pl_module).__name__}"
-            )
+        if self.sample is None:
+            self.check_samples(pl_module, alternative="the argument `sample`, or ")
         if stage == "fit":
-            for _ in _in_turn(trainer):
+            for _ in _in_turn(trainer):  # one process of a machine downloads
                 self.metric = GenerativeScores(self.features, scores=self.scores)
 
+    @override
     def on_fit_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Compute the real images' statistics, or read them, where a data module knows the images by itself."""
         self.metric.reference = None
         if hasattr(trainer.datamodule, "real_images"):
             self._prepare(trainer, trainer.datamodule.real_images(self.part, self.real_count), progress=True)
 
+    @override
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """The same where the images come from a loader."""
-        if self.metric.reference is None:
+        super().on_train_start(trainer, pl_module)
+        if self.metric.reference is None:  # the images are known by a loader alone
             self._prepare(trainer, _from_loader(trainer, self.part, self.real_count))
 
     def _prepare(self, trainer: "pl.Trainer", real: RealImages, progress: bool = False) -> None:
@@ -125,71 +132,39 @@ class ScoreLogger(Callback):
                 real, self.features, self.cache, self.batch_size, device, progress and first
             )
 
-    def on_train_batch_end(
-        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Score at the interval."""
-        if completed_iterations(trainer) % self.every_n_steps == 0 and not trainer.fast_dev_run:
-            scores = self.score(trainer, pl_module)
-            # For callbacks that monitor a value; the loggers have it already.
-            pl_module.log_dict({f"metric/{name}": value for name, value in scores.items()}, logger=False)
+    @override
+    def measure_now(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", batch: Any = None) -> None:
+        if not trainer.fast_dev_run:  # which has no statistics of the real images
+            super().measure_now(trainer, pl_module, batch)
 
-    def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Score the final generator."""
-        if not trainer.fast_dev_run and self.series["iteration"][-1:] != [completed_iterations(trainer)]:
-            self.score(trainer, pl_module)
-
-    def score(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> dict[str, float]:
-        """Score now, extend the series, write to the loggers and the run folder, and return the scores."""
+    @override
+    def measure(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", batch: Any) -> dict[str, float]:
         rank, world_size = trainer.global_rank, trainer.world_size
         if world_size > 1:
             # Each process has running statistics of its own, and the checkpoint those of the first.
             for buffer in pl_module.buffers():
                 torch.distributed.broadcast(buffer, 0)
-        generate = self._generator(pl_module)
-        with _undisturbed(pl_module):
-            found = score_generator(self.metric, generate, self.count, self.batch_size, rank, world_size)
-        prefix = "" if self.part == "train" else f"{self.part}_"
-        scores = {f"{prefix}{name}": value for name, value in found.items()}
-        iteration = completed_iterations(trainer)
-        self.series["iteration"].append(iteration)
-        self.series["scores"].append(scores)
-        log_scalars(trainer, {f"metric/{name}": value for name, value in scores.items()})
-        if trainer.is_global_zero:
-            values = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in scores.items())
-            protocol = f"{self._weights(pl_module)}{self._protocol}"
-            log.info(f"iteration {iteration:,}: {values} ({protocol})")
-            file = f"iteration_{iteration:07d}_{self.features.label or 'inception'}_{self.part}.json"
-            save_scores(run_folder(trainer) / "evaluations" / file, scores, protocol, iteration)
-        return scores
-
-    def _weights(self, pl_module: "pl.LightningModule") -> str:
+        options = {"batch_size": self.batch_size, "rank": rank, "world_size": world_size}
         if self.sample is not None:
-            return ""
-        averaged = getattr(pl_module, "averaged_generator", None) is not None
-        return f"{'Moving average of the weights' if averaged else 'Last weights'}, latents of seed 0: "
+            sample = partial(self.sample, pl_module)
+        else:
+            sample = latent_sampler(pl_module, pl_module.fixed_latents(self.count))
+        return score_samples(self.metric, sample, self.count, self.part, **options)
 
-    def _generator(self, pl_module: "pl.LightningModule") -> Callable[[range], Tensor]:
-        if self.sample is not None:
-            return lambda numbers: to_uint8(self.sample(pl_module, numbers))
-        latents = pl_module.fixed_latents(self.count)
-        return lambda numbers: to_uint8(pl_module.sample_images(latents[numbers.start : numbers.stop : numbers.step]))
+    @override
+    def record(self, iteration: int, found: dict[str, float]) -> dict[str, float]:
+        super().record(iteration, {"scores": found})
+        return found
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the scores so far."""
-        return {"series": self.series}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a checkpoint's scores."""
-        self.series = state_dict["series"]
-
-
-def save_scores(path: Path, scores: dict[str, float], protocol: str, iteration: int) -> None:
-    """Write scores with what is needed to read them later."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    date = datetime.now().isoformat(timespec="seconds")
-    content = {"iteration": iteration, "scores": scores, "protocol": protocol, "date": date}
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    @override
+    def show(self, trainer: "pl.Trainer", found: dict[str, float]) -> None:
+        iteration, protocol = completed_iterations(trainer), self._protocol
+        if self.sample is None:
+            protocol = f"{sampled_weights(trainer.lightning_module).capitalize()}, latents of seed 0: {protocol}"
+        values = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in found.items())
+        log.info(f"iteration {iteration:,}: {values} ({protocol})")
+        path = evaluation_path(run_folder(trainer), f"iteration_{iteration:07d}", self.features.label, self.part)
+        save_scores(path, found, protocol, iteration)
 
 
 def _from_loader(trainer: "pl.Trainer", part: str, count: Optional[int]) -> RealImages:
@@ -215,14 +190,6 @@ def _in_turn(trainer: "pl.Trainer") -> Iterator[bool]:
         if (trainer.local_rank == 0) is turn:
             yield turn
         trainer.strategy.barrier()
-
-
-@contextmanager
-def _undisturbed(pl_module: nn.Module) -> Iterator[None]:
-    """Let a function of others sample: without gradients, in evaluation mode, with random numbers of its own."""
-    devices = [pl_module.device] if pl_module.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices), evaluation_mode(pl_module):
-        yield
 
 
 def _gather(loader: Any, count: Optional[int]) -> Tensor:

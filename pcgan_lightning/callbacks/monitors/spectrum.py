@@ -1,14 +1,19 @@
 """The spectrum of a network over training: numbers to the loggers, Figures 1 and 2 of PC-GAN to the run folder."""
 
+import math
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback
+import numpy as np
+from matplotlib.figure import Figure
 from torch import nn
+from typing_extensions import override
 
-from pcgan_lightning.callbacks.loggers import log_picture, log_scalars, log_table
-from pcgan_lightning.callbacks.monitors._figures import condition_number_figure, singular_value_figure
-from pcgan_lightning.callbacks.targets import Target, check_interval, completed_iterations, resolve_target, target_name
+from pcgan_lightning.arguments import require_at_least
+from pcgan_lightning.callbacks.loggers import log_table
+from pcgan_lightning.callbacks.monitors.monitor import Monitor
+from pcgan_lightning.callbacks.targets import Target, resolve_target, target_name
+from pcgan_lightning.report import draw_condition_numbers, draw_singular_values
 from pcgan_lightning.spectra import modified_condition_number, preconditioners, singular_values
 
 TABLE_COLUMNS = ("layer", "degree", "sigma_max", "sigma_min", "condition_before", "condition_after")
@@ -22,7 +27,7 @@ def summarize_conditions(conditions: list[float]) -> dict[str, float]:
     return {"max": ordered[0], "second_max": ordered[:2][-1], "mean": sum(ordered) / len(ordered)}
 
 
-class SpectrumLogger(Callback):
+class SpectrumLogger(Monitor):
     r"""Log singular values and modified condition numbers of a network's weights.
 
     Before the first iteration, every `every_n_steps` iterations and after the last, exact and for all layers:
@@ -47,93 +52,78 @@ class SpectrumLogger(Callback):
             "after": [...]}}}``, one entry a measurement.
     """
 
+    first = 0
+
     def __init__(
         self, every_n_steps: int = 1000, k: int = 5, target: Target = "discriminator", prefix: str = ""
     ) -> None:
-        if k < 1:
-            raise ValueError(f"argument `k` must be at least 1, got {k}")
-        self.every_n_steps = check_interval(every_n_steps)
+        super().__init__(every_n_steps, [target])
+        require_at_least(1, k=k)
         self.k = k
         self.target = target
         self.prefix = prefix
-        self.series: dict[str, Any] = {"iteration": [], "layers": {}}
+        self.series["layers"] = {}
 
     @property
+    @override
     def state_key(self) -> str:
-        """Tells the states of two loggers with different targets apart."""
         return self._generate_state_key(target=target_name(self.target))
 
-    def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        """Refuse a wrong target before anything runs."""
-        resolve_target(pl_module, self.target)
+    @override
+    def measure(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", batch: Any) -> dict[str, dict[str, Any]]:
+        return measure_layers(resolve_target(pl_module, self.target), self.k)
 
-    def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Measure the initial weights of a fresh run."""
-        if not self.series["iteration"]:
-            self.measure(trainer, pl_module)
-
-    def on_train_batch_end(
-        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Measure at the interval."""
-        if completed_iterations(trainer) % self.every_n_steps == 0:
-            self.measure(trainer, pl_module)
-
-    def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Measure the final weights and draw the two pictures."""
-        series = self.series
-        if series["iteration"][-1:] != [completed_iterations(trainer)]:
-            self.measure(trainer, pl_module)
-            # A run that is continued later must not remember where it happened to stop.
-            self.series = _without_last(series)
-        if trainer.is_global_zero and not trainer.fast_dev_run:
-            for key, draw in (
-                ("singular_values", singular_value_figure),
-                ("condition_numbers", condition_number_figure),
-            ):
-                log_picture(trainer, f"{self.prefix}spectra/{key}", f"{self.prefix}spectra/{key}.png", draw(series))
-
-    def measure(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Measure now, extend the series and write them to the loggers."""
-        rows = measure_layers(resolve_target(pl_module, self.target), self.k)
-        self.series["iteration"].append(completed_iterations(trainer))
-        metrics = {}
-        for name, row in rows.items():
+    @override
+    def record(self, iteration: int, found: dict[str, dict[str, Any]]) -> dict[str, float]:
+        self.series["iteration"].append(iteration)
+        numbers = {}
+        for name, row in found.items():
             entry = self.series["layers"].setdefault(name, {"smallest": [], "largest": [], "before": [], "after": []})
             for key, values in entry.items():
                 values.append(row[key])
             for end in ("smallest", "largest"):
-                metrics |= {f"singular_value/{name}/{end}_{i}": v for i, v in enumerate(row[end], start=1)}
-            metrics |= {f"condition/{name}/{stage}": row[stage] for stage in ("before", "after")}
-        metrics |= {f"condition/{key}": value for key, value in self.latest_summary.items()}
-        log_scalars(trainer, {self.prefix + key: value for key, value in metrics.items()})
-        log_table(
-            trainer,
-            f"{self.prefix}spectra/layers",
-            TABLE_COLUMNS,
-            [
-                (name, row["degree"], row["largest"][0], row["smallest"][0], row["before"], row["after"])
-                for name, row in rows.items()
-            ],
-        )
+                numbers |= {f"singular_value/{name}/{end}_{i}": v for i, v in enumerate(row[end], start=1)}
+            numbers |= {f"condition/{name}/{stage}": row[stage] for stage in ("before", "after")}
+        return numbers | {f"condition/{key}": value for key, value in self.latest_summary.items()}
+
+    @override
+    def show(self, trainer: "pl.Trainer", found: dict[str, dict[str, Any]]) -> None:
+        rows = [
+            (name, row["degree"], row["largest"][0], row["smallest"][0], row["before"], row["after"])
+            for name, row in found.items()
+        ]
+        log_table(trainer, f"{self.prefix}spectra/layers", TABLE_COLUMNS, rows)
+
+    @override
+    def figures(self) -> dict[str, Figure]:
+        iterations, layers = np.array(self.series["iteration"]), self.series["layers"]
+        smallest = {
+            name: {f"smallest {i}": (iterations, v) for i, v in enumerate(np.array(entry["smallest"]).T, start=1)}
+            for name, entry in layers.items()
+        }
+        conditions = {
+            name: {stage: (iterations, np.array(entry[stage])) for stage in ("before", "after")}
+            for name, entry in layers.items()
+        }
+        across = min(4, len(layers))
+        rows = math.ceil(len(layers) / across)
+        first = Figure(figsize=(3.2 * across, 2.2 * rows + 0.5), layout="constrained")
+        draw_singular_values(list(first.subplots(rows, across, sharex=True, sharey=True, squeeze=False).flat), smallest)
+        first.suptitle("The smallest singular values of each layer's effective weight (largest: about 1)")
+        first.supxlabel("iteration")
+        second = Figure(figsize=(8.5, 4.5), layout="constrained")
+        axis = second.subplots()
+        draw_condition_numbers(axis, conditions)
+        axis.set(xlabel="iteration", ylabel="modified condition number")
+        axis.set_title("Effective weights (solid), before the polynomial (dotted)")
+        axis.grid(alpha=0.3)
+        second.legend(loc="outside right center", fontsize=8)
+        return {"spectra/singular_values": first, "spectra/condition_numbers": second}
 
     @property
     def latest_summary(self) -> dict[str, float]:
-        """``max``, ``second_max`` and ``mean`` of the latest remembered measurement; empty before the first."""
+        """``max``, ``second_max`` and ``mean`` of the latest measurement; empty before the first."""
         return summarize_conditions([entry["after"][-1] for entry in self.series["layers"].values()])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the series measured so far."""
-        return {"series": self.series}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a checkpoint's series."""
-        self.series = state_dict["series"]
-
-
-def _without_last(series: dict[str, Any]) -> dict[str, Any]:
-    layers = {n: {key: values[:-1] for key, values in e.items()} for n, e in series["layers"].items()}
-    return {"iteration": series["iteration"][:-1], "layers": layers}
 
 
 def measure_layers(network: nn.Module, k: int) -> dict[str, dict[str, Any]]:

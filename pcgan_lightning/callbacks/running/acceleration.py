@@ -1,4 +1,4 @@
-"""What makes an accelerator fast, switched on for networks that know nothing of it."""
+"""Compilation, memory order and matrix precision for an accelerator, without changes to the networks."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, Optional
@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from typing_extensions import override
 
 from pcgan_lightning.callbacks.targets import Target, resolve_target
 
@@ -49,6 +50,7 @@ class Acceleration(Callback):
         self._former_precision: Optional[str] = None
         self._hooks: list[RemovableHandle] = []
 
+    @override
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """Refuse a wrong target before anything runs."""
         for target in self.targets:
@@ -61,6 +63,7 @@ class Acceleration(Callback):
                 f"that compiled networks lack, got {self.compile_mode!r}"
             )
 
+    @override
     def on_fit_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Order and compile, when all PC-layers are on and a checkpoint is loaded."""
         self._former_precision = torch.get_float32_matmul_precision()
@@ -74,12 +77,14 @@ class Acceleration(Callback):
                 mode = {} if self.compile_mode == "default" else {"mode": self.compile_mode}
                 network.compile(backend=self.backend, **mode)
 
+    @override
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Order a resumed optimizer's state like its weights: fused optimizers go by memory, not by index."""
         for optimizer in trainer.optimizers:
             for weight, state in optimizer.state.items():
                 state.update({key: _ordered_like(weight, value) for key, value in state.items()})
 
+    @override
     def on_save_checkpoint(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", checkpoint: dict[str, Any]
     ) -> None:
@@ -90,6 +95,7 @@ class Acceleration(Callback):
                 for number, state in saved["state"].items()
             }
 
+    @override
     def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """Give back torch's precision of products, and leave the networks' inputs alone."""
         if self._former_precision is not None:
@@ -98,6 +104,7 @@ class Acceleration(Callback):
         while self._hooks:
             self._hooks.pop().remove()
 
+    @override
     def on_train_batch_start(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", batch: Any, batch_idx: int
     ) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Optional
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from typing_extensions import override
 
 from pcgan_lightning.callbacks.running._endings import begin_next_epoch, run_ends, validation_follows
 
@@ -36,17 +37,20 @@ class RunCheckpoint(ModelCheckpoint):
         self._waits_for_validation = False
         self._at_the_end: Optional[dict[str, Any]] = None  # epoch and step that give what waits for the end its name
 
+    @override
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """Come last, where a Trainer of ``pytorch_lightning`` does not see to it."""
         if not isinstance(trainer, pl.Trainer):
             trainer.callbacks = [c for c in trainer.callbacks if c is not self] + [self]
         super().setup(trainer, pl_module, stage)
 
+    @override
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Begin to measure time, and go on in the right epoch."""
         super().on_train_start(trainer, pl_module)
         begin_next_epoch(trainer)
 
+    @override
     def on_train_batch_end(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -60,6 +64,7 @@ class RunCheckpoint(ModelCheckpoint):
         else:
             self._save(trainer)
 
+    @override
     def on_validation_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Save what waited for the validation, or at the interval in epochs."""
         if trainer.sanity_checking:
@@ -73,20 +78,21 @@ class RunCheckpoint(ModelCheckpoint):
         else:
             super().on_validation_end(trainer, pl_module)
 
+    @override
     def on_train_epoch_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Save at the interval in epochs."""
         if not run_ends(trainer, in_epoch=False):
             super().on_train_epoch_end(trainer, pl_module)
         elif self._should_save_on_train_epoch_end(trainer) and self._epoch_is_due(trainer):
             self._wait_for_end(trainer)
 
+    @override
     def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Save what waited for the end of the run."""
         if self._at_the_end is not None:
             self._save(trainer, **self._at_the_end)
             self._at_the_end = None
         super().on_train_end(trainer, pl_module)
 
+    @override
     def on_exception(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException) -> None:
         """Save nothing."""
 
@@ -109,10 +115,12 @@ class RunCheckpoint(ModelCheckpoint):
     def _knows_monitored(self, trainer: "pl.Trainer") -> bool:
         return self.monitor is None or self.monitor in trainer.callback_metrics
 
+    @override
     def _monitor_candidates(self, trainer: "pl.Trainer") -> dict[str, Any]:
         # A `step` that was logged, the x-axis of the last validation perhaps, must not name the file.
         return super()._monitor_candidates(trainer) | {"step": torch.tensor(trainer.global_step)}
 
+    @override
     def _should_remove_checkpoint(self, trainer: "pl.Trainer", previous: str, current: str) -> bool:
         # Lightning never removes the one that a run was resumed from, so that each interruption would leave a file.
         own = Path(self.dirpath).absolute() in Path(previous).absolute().parents

@@ -1,29 +1,39 @@
 """A guard over everything in training that must stay finite."""
 
-import copy
 import logging
-import math
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Optional
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
+from typing_extensions import override
 
-from pcgan_lightning.callbacks.targets import check_interval, completed_iterations
-from pcgan_lightning.runs import read_checkpoint
-from pcgan_lightning.spectra import Preconditioner, original_parameters, original_weight, preconditioners
+from pcgan_lightning.arguments import require_at_least, require_one_of
+from pcgan_lightning.callbacks.running.ledger import Ledger
+from pcgan_lightning.callbacks.running.restore import (
+    checkpoint_callbacks,
+    latest_checkpoint,
+    restore_state,
+    update_checkpoint,
+)
+from pcgan_lightning.callbacks.running.watched import WatchedTensors
+from pcgan_lightning.callbacks.targets import completed_iterations
 
 _log = logging.getLogger(__name__)
 
-_NOWHERE = 2**62  # a position behind all others
-
 
 class NonFiniteError(ValueError):
-    """Something in training is NaN or infinite; the message names the first tensor that was."""
+    """Something in training is NaN or infinite; the message names the first tensor that was.
+
+    Attributes:
+        checkpoint: the last good one, None if there is none yet.
+    """
+
+    def __init__(self, message: str, checkpoint: Optional[Path] = None) -> None:
+        super().__init__(message)
+        self.checkpoint = checkpoint
 
 
 class NonFiniteGuard(Callback):
@@ -61,132 +71,79 @@ class NonFiniteGuard(Callback):
     """
 
     def __init__(self, action: Literal["stop", "restore"] = "stop", every_n_steps: int = 50, restores: int = 3) -> None:
-        if action not in ("stop", "restore"):
-            raise ValueError(f"argument `action` must be 'stop' or 'restore', got {action!r}")
-        if restores < 1:
-            raise ValueError(f"argument `restores` must be at least 1, got {restores}")
+        require_one_of(("stop", "restore"), action=action)
+        require_at_least(1, every_n_steps=every_n_steps, restores=restores)
         self.action = action
-        self.every_n_steps = check_interval(every_n_steps)
+        self.every_n_steps = every_n_steps
         self.restores = restores
         self.restored = 0
         self._failure: Optional[NonFiniteError] = None
-        self._measurements: list[tuple[str, Sequence[str], int, Tensor]] = []  # pattern, names, iteration, extremes
+        self._ledger = Ledger()
+        self._watched: Optional[WatchedTensors] = None  # from the start of training on
+        self._losses = 0  # of this iteration
+        self._looks_at_gradients = True
+        self._intervals: set[int] = set()  # of all callbacks, in iterations
 
-    # ------------------------------------------------------------------ what is looked at, and when
-
+    @override
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Find the names of all tensors, when PC-layers and averages are in place."""
+        # Now PC-layers and averages are in place.
+        self._watched = WatchedTensors(pl_module, trainer.optimizers)
         self._failure = None
-        self._measurements = []
+        self._ledger = Ledger()
         self._losses = 0
-        self._scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        parameters = {name: p for name, p in original_parameters(pl_module).items() if not _exact(p)}
-        self._names = {id(p): name for name, p in parameters.items()}
-        self._layers = {
-            n: (p, original_weight(pl_module.get_submodule(n))) for n, p in preconditioners(pl_module).items()
-        }
-        held = {id(p) for optimizer in trainer.optimizers for group in optimizer.param_groups for p in group["params"]}
-        normalized = {id(weight) for _, weight in self._layers.values()}
-        self._weights = {name: p for name, p in parameters.items() if id(p) in held}
-        self._plain_weights = {name: p for name, p in self._weights.items() if id(p) not in normalized}
-        self._other_weights = {name: p for name, p in parameters.items() if id(p) not in held}
-        vectors = {id(vector) for pc_layer, _ in self._layers.values() for vector in (pc_layer.u, pc_layer.v)}
-        # The owner and its key, since modules may put a new tensor in a buffer's place. The singular vectors are looked
-        # at by the norm that they make.
-        self._buffers = [
-            (f"{path}.{key}" if path else key, owner, key)
-            for path, owner in pl_module.named_modules()
-            for key, buffer in owner.named_buffers(recurse=False)
-            if not _exact(buffer) and id(buffer) not in vectors
-        ]
-        others = (getattr(c, "every_n_steps", None) for c in trainer.callbacks)
-        self._intervals = {n for n in others if isinstance(n, int)}
-        if any(getattr(c, "save_weights_only", False) for c in _checkpoint_callbacks(trainer)):
+        self._looks_at_gradients = getattr(trainer.precision_plugin, "scaler", None) is None
+        intervals = (getattr(callback, "every_n_steps", None) for callback in trainer.callbacks)
+        self._intervals = {n for n in intervals if isinstance(n, int)}
+        if any(getattr(callback, "save_weights_only", False) for callback in checkpoint_callbacks(trainer)):
             self._intervals = {1}
 
+    @override
     def on_train_batch_start(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", batch: Any, batch_idx: int
     ) -> None:
-        """Count the losses of an iteration anew."""
         self._losses = 0
 
+    @override
     def on_before_backward(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", loss: Tensor) -> None:
-        """Look at a loss."""
         self._losses += 1
-        if not self._scaled:
-            self._measure(trainer, "loss {} of iteration {}", {str(self._losses): loss.detach()})
+        if self._looks_at_gradients:
+            losses = {str(self._losses): loss.detach()}
+            self._ledger.measure("loss {} of iteration {}", losses, completed_iterations(trainer))
 
+    @override
     def on_before_optimizer_step(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", optimizer: Optimizer
     ) -> None:
-        """Look at the gradients that an optimizer is about to use."""
-        if self._scaled:
-            return
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        gradients = {
-            self._names.get(id(p)) or f"the optimizer's parameter {number}": p.grad
-            for number, p in enumerate(parameters)
-            if p.grad is not None
-        }
-        self._measure(trainer, "gradient of {} at iteration {}", gradients)
+        if self._looks_at_gradients:
+            gradients = self._watched.gradients(optimizer)
+            self._ledger.measure("gradient of {} at iteration {}", gradients, completed_iterations(trainer))
 
+    @override
     def on_train_batch_end(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look at what the steps made, and read the measurements at the interval."""
-        norms, weights = self._norms(), self._weights
-        # A norm that is finite was made of finite weights. Only a CPU can tell at once without being waited for.
-        if norms is not None and norms.is_cpu and norms.isfinite().all():
-            weights = self._plain_weights
-        self._measure(trainer, "weight {} at iteration {}", weights)
+        iteration, watched = completed_iterations(trainer), self._watched
+        norms = watched.norms()
+        self._ledger.measure("weight {} at iteration {}", watched.weights_beside(norms), iteration)
         if norms is not None:
-            self._keep(trainer, "singular value of layer {} at iteration {}", list(self._layers), norms)
-        buffers = {
-            name: buffer for name, owner, key in self._buffers if (buffer := owner._buffers.get(key)) is not None
-        }
-        self._measure(trainer, "buffer {} at iteration {}", buffers)
-        iteration = completed_iterations(trainer)
+            self._ledger.keep("singular value of layer {} at iteration {}", watched.layers, norms, iteration)
+        self._ledger.measure("buffer {} at iteration {}", watched.buffers(), iteration)
         if any(iteration % interval == 0 for interval in self._intervals):
             self.check(trainer, pl_module)
 
+    @override
     def on_train_epoch_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Read the measurements, before anything takes the epoch, or the run, for finished."""
+        # Before anything takes the epoch, or the run, for finished.
         self.check(trainer, pl_module)
 
+    @override
     def on_save_checkpoint(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", checkpoint: dict[str, Any]
     ) -> None:
-        """Read the measurements before anything is written; what was restored replaces what was to be saved."""
         if self._failure is not None:
             raise self._failure
         if self.check(trainer, pl_module):
-            strategy, precision = trainer.strategy, trainer.precision_plugin
-            checkpoint["state_dict"] = strategy.lightning_module_state_dict()
-            checkpoint["optimizer_states"] = [strategy.optimizer_state(o) for o in trainer.optimizers]
-            checkpoint["lr_schedulers"] = [c.scheduler.state_dict() for c in trainer.lr_scheduler_configs]
-            checkpoint["callbacks"] = {c.state_key: s for c in trainer.callbacks if (s := c.state_dict())}
-            if state := precision.state_dict():
-                checkpoint[type(precision).__qualname__] = state
-
-    @torch.no_grad()
-    def _measure(self, trainer: "pl.Trainer", pattern: str, tensors: Mapping[str, Tensor]) -> None:
-        tensors = {n: _real(t) if t.is_sparse or t.is_complex() else t for n, t in tensors.items()}
-        tensors = {n: t for n, t in tensors.items() if t.numel()}
-        if tensors:
-            self._keep(trainer, pattern, list(tensors), extremes(list(tensors.values())))
-
-    def _keep(self, trainer: "pl.Trainer", pattern: str, names: Sequence[str], values: Tensor) -> None:
-        self._measurements.append((pattern, names, completed_iterations(trainer), values))
-
-    @torch.no_grad()
-    def _norms(self) -> Optional[Tensor]:
-        """Return what the PC-layers divide by and its inverse, ``[2, n]``."""
-        if not self._layers:
-            return None
-        norms = torch.stack([_norm_estimate(*layer) for layer in self._layers.values()])
-        return torch.stack([norms, norms.reciprocal()])
-
-    # ------------------------------------------------------------------ reading, and what follows
+            update_checkpoint(trainer, checkpoint)
 
     def check(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> bool:
         """Read what was measured since the last time; return whether something was not finite and is restored.
@@ -194,14 +151,18 @@ class NonFiniteGuard(Callback):
         Raises:
             NonFiniteError: if something was not finite and is not to be restored, or cannot be.
         """
-        found = self._first_not_finite(trainer)
+        if not self._ledger:
+            return False
+        others = self._watched.other_weights
+        self._ledger.measure("weight {} by iteration {}", others, completed_iterations(trainer))
+        found = self._ledger.close(trainer)
         if found is None:
             return False
-        path = _last_checkpoint(trainer)
+        path = latest_checkpoint(trainer)
         if self.action == "stop" or path is None or self.restored >= self.restores:
             self._failure = self._error(found, path)
             raise self._failure
-        self._restore(trainer, pl_module, path)
+        restore_state(trainer, pl_module, path, self)
         self.restored += 1
         if trainer.is_global_zero:
             _log.warning(
@@ -210,116 +171,19 @@ class NonFiniteGuard(Callback):
             )
         return True
 
-    def _first_not_finite(self, trainer: "pl.Trainer") -> Optional[str]:
-        if not self._measurements:
-            return None
-        self._measure(trainer, "weight {} by iteration {}", self._other_weights)
-        measurements, self._measurements = self._measurements, []
-        finite = torch.cat([values for *_, values in measurements], dim=1).isfinite().all(dim=0)
-        # Of equal entries argmin returns the first.
-        position = torch.where(finite.all(), _NOWHERE, finite.int().argmin())
-        if trainer.world_size == 1:
-            return _name(measurements, int(position))
-        own = position.clone()
-        first = trainer.strategy.reduce(position, reduce_op="min")
-        if int(first) == _NOWHERE:
-            return None
-        owner = torch.where(own == first, trainer.global_rank, _NOWHERE)
-        owner = int(trainer.strategy.reduce(owner, reduce_op="min"))
-        name = _name(measurements, int(own))
-        return trainer.strategy.broadcast(f"{name} (process {owner})", src=owner)
-
     def _error(self, found: str, path: Optional[Path]) -> NonFiniteError:
         stops = "training stops" + (f" after {self.restored} restores" if self.restored else "")
         if path is None:
             advice = "no checkpoint was written yet, begin again with smaller steps"
         else:
-            advice = f"the last good checkpoint is {path}, continue from it (--ckpt_path last) with smaller steps"
-            advice += "" if self.action == "restore" else " or --guard.action=restore"
-        return NonFiniteError(f"{found} is not finite, {stops}: {advice}")
+            advice = f"the last good checkpoint is {path}, continue from it with smaller steps"
+            advice += "" if self.action == "restore" else " or with the guard's action 'restore'"
+        return NonFiniteError(f"{found} is not finite, {stops}: {advice}", path)
 
-    def _restore(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", path: Path) -> None:
-        content = read_checkpoint(path)
-        trainer.strategy.load_model_state_dict(content, strict=pl_module.strict_loading)
-        trainer.strategy.load_optimizer_state_dict(content)
-        for config, state in zip(trainer.lr_scheduler_configs, content["lr_schedulers"], strict=True):
-            config.scheduler.load_state_dict(state)
-        precision = type(trainer.precision_plugin).__qualname__
-        if precision in content:
-            trainer.precision_plugin.load_state_dict(content[precision])
-        saving = _checkpoint_callbacks(trainer)
-        for callback in trainer.callbacks:
-            # What checkpoints remember is the files that are there; they are there still.
-            if callback is not self and callback not in saving:
-                callback.on_load_checkpoint(trainer, pl_module, content)
-                state = content.get("callbacks", {}).get(callback.state_key)
-                if state:
-                    callback.load_state_dict(copy.deepcopy(state))
-        # An iteration that accumulates must not begin with them.
-        pl_module.zero_grad()
-
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """Return how often this run went back."""
         return {"restored": self.restored}
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a checkpoint's count."""
         self.restored = state_dict["restored"]
-
-
-def extremes(tensors: Sequence[Tensor]) -> Tensor:
-    """Return bounds of real tensors' entries, ``[2, n]``, both finite if and only if all entries of a tensor are.
-
-    No entry is added to another, so that no finite ones can overflow.
-    """
-    if tensors[0].is_cuda:  # one kernel for all; on CPUs torch's infinity norm is the slowest way
-        return torch.stack(torch._foreach_norm(tensors, ord=math.inf)).expand(2, -1)
-    if len(tensors) == 1 and tensors[0].numel() == 1:  # a loss
-        return tensors[0].clone().view(1, 1).expand(2, 1)
-    pairs = [torch.aminmax(t) for t in tensors]
-    return torch.stack([p.min for p in pairs] + [p.max for p in pairs]).view(2, -1)
-
-
-def _exact(tensor: Tensor) -> bool:
-    """Whether a tensor's numbers are whole, and finite as such."""
-    return not (tensor.is_floating_point() or tensor.is_complex())
-
-
-def _real(tensor: Tensor) -> Tensor:
-    """Return the entries of a sparse or complex tensor as real ones; both parts must be finite."""
-    if tensor.is_sparse:
-        tensor = tensor.coalesce().values()
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
-
-
-def _norm_estimate(pc_layer: Preconditioner, weight: Tensor) -> Tensor:
-    """Return what a PC-layer divides by, the ordinary kind of matrix in half as many operations."""
-    u, v, layout = pc_layer.u, pc_layer.v, pc_layer.layout
-    if layout.groups == 1 and not layout.transposed and u.dtype == weight.dtype:
-        return torch.dot(u[0], torch.mv(weight.flatten(1), v[0]))
-    return pc_layer.spectral_norm(pc_layer.matrices(weight))
-
-
-def _name(measurements: Iterable[tuple[str, Sequence[str], int, Tensor]], position: int) -> Optional[str]:
-    """Return the name of the tensor at a position in the order of all measurements."""
-    for pattern, names, iteration, _ in measurements:
-        if position < len(names):
-            return pattern.format(names[position], iteration)
-        position -= len(names)
-    return None
-
-
-def _checkpoint_callbacks(trainer: "pl.Trainer") -> list[Any]:
-    # By what they have, since `lightning.pytorch` and `pytorch_lightning` have a class each.
-    return [callback for callback in trainer.callbacks if hasattr(callback, "best_model_path")]
-
-
-def _last_checkpoint(trainer: "pl.Trainer") -> Optional[Path]:
-    """Return the latest whole checkpoint that this run wrote or started from; every process gets the same."""
-    paths = [trainer.ckpt_path]
-    for callback in _checkpoint_callbacks(trainer):
-        if not getattr(callback, "save_weights_only", False):
-            keys = ("_last_checkpoint_saved", "last_model_path", "best_model_path")
-            paths += [getattr(callback, key, None) for key in keys]
-    files = {Path(path) for path in paths if path and Path(path).is_file()}
-    return trainer.strategy.broadcast(max(files, key=lambda path: path.stat().st_mtime, default=None))

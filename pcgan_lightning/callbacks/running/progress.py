@@ -5,9 +5,20 @@ from typing import Any, Optional
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, ProgressBar
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
+from typing_extensions import override
 
+from pcgan_lightning.arguments import require_at_least
 from pcgan_lightning.callbacks.monitors.spectrum import SpectrumLogger
 from pcgan_lightning.callbacks.targets import completed_iterations
 
@@ -29,22 +40,23 @@ class GANProgressBar(ProgressBar):
 
     def __init__(self, refresh_every_n_steps: int = 10) -> None:
         super().__init__()
-        if refresh_every_n_steps < 1:
-            raise ValueError(f"argument `refresh_every_n_steps` must be at least 1, got {refresh_every_n_steps}")
+        require_at_least(1, refresh_every_n_steps=refresh_every_n_steps)
         self.refresh_every_n_steps = refresh_every_n_steps
         self._enabled = True
-        self._progress: Optional[Progress] = None
+        self._progress: Optional[Progress] = None  # while it is open, with its only task
+        self._task = TaskID(0)
 
+    @override
     def disable(self) -> None:
         """Show nothing (Lightning calls this on all processes but the first)."""
         self._enabled = False
 
+    @override
     def enable(self) -> None:
-        """Show the bar again."""
         self._enabled = True
 
+    @override
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Open the bar."""
         if not self._enabled:
             return
         self._progress = Progress(
@@ -59,22 +71,24 @@ class GANProgressBar(ProgressBar):
             "train", total=_total_iterations(trainer), completed=completed_iterations(trainer), metrics=""
         )
 
+    @override
     def on_train_batch_end(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Redraw at the interval."""
         if completed_iterations(trainer) % self.refresh_every_n_steps == 0:
             self._redraw(trainer, pl_module)
 
+    @override
     def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Draw the final state and close the bar."""
         self._redraw(trainer, pl_module)
         self._close()
 
+    @override
     def on_exception(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException) -> None:
         """Leave the terminal in order."""
         self._close()
 
+    @override
     def get_metrics(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> dict[str, Any]:
         """Return what is shown: logged progress-bar metrics and the largest modified condition number."""
         metrics = super().get_metrics(trainer, pl_module)
@@ -98,6 +112,7 @@ class GANProgressBar(ProgressBar):
 
 
 class _IterationsPerSecond(ProgressColumn):
+    @override
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:.2f} it/s")

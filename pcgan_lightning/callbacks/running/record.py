@@ -3,12 +3,13 @@
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
+from typing_extensions import override
 
-from pcgan_lightning.runs import ENVIRONMENT_FILE, RunCSVLogger, environment, unused_path
+from pcgan_lightning.runs import ENVIRONMENT_FILE, RunCSVLogger, environment, unused_path, write_whole
 
 
 class RunRecord(Callback):
@@ -17,6 +18,11 @@ class RunRecord(Callback):
     It also tells the loggers of a run folder where a resumed run goes on.
     """
 
+    def __init__(self) -> None:
+        self._since: Optional[float] = None  # when the speed was measured last, in seconds, and the iteration then
+        self._iteration = 0
+
+    @override
     def on_load_checkpoint(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", checkpoint: dict[str, Any]
     ) -> None:
@@ -24,6 +30,7 @@ class RunRecord(Callback):
         for logger in _run_loggers(trainer):
             logger.continue_from(checkpoint["global_step"])
 
+    @override
     def on_save_checkpoint(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", checkpoint: dict[str, Any]
     ) -> None:
@@ -31,14 +38,15 @@ class RunRecord(Callback):
         for logger in _run_loggers(trainer):
             logger.to_disk()
 
+    @override
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Write the environment, beside that of an earlier part of the run."""
         if trainer.is_global_zero and not trainer.fast_dev_run:
             path = unused_path(Path(trainer.default_root_dir) / ENVIRONMENT_FILE)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(environment(), indent=2) + "\n")
+            write_whole(path, json.dumps(environment(), indent=2) + "\n")
         self._since, self._iteration = time.perf_counter(), trainer.global_step
 
+    @override
     def on_train_batch_end(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:

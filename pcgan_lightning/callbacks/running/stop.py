@@ -11,8 +11,10 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from typing_extensions import override
 
 from pcgan_lightning.callbacks.running._endings import begin_next_epoch, run_ends, validation_follows
+from pcgan_lightning.runs import LAST_CHECKPOINT
 
 log = logging.getLogger("lightning.pytorch")
 INTERRUPTED = 130  # what shells give a command that Ctrl-C ended
@@ -34,29 +36,35 @@ class StopOnSignal(Callback):
 
     Args:
         path: the checkpoint that is saved. None: ``checkpoints/last.ckpt`` in the trainer's ``default_root_dir``.
+        advice: how to continue, for the end of the line that tells of the checkpoint.
     """
 
-    def __init__(self, path: Optional[Union[str, Path]] = None) -> None:
+    def __init__(self, path: Optional[Union[str, Path]] = None, advice: str = "") -> None:
         self.path = path
+        self.advice = advice
         self._received = 0
         self._requeue: Any = None  # Lightning's handler
         self._requeue_signal = 0
         self._stopped = False
 
+    @override
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """Come after all others, so that what they do in an iteration is done."""
         trainer.callbacks = [c for c in trainer.callbacks if c is not self] + [self]
         self._received, self._stopped = 0, False
 
+    @override
     def on_sanity_check_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Take the place of Lightning's handlers."""
         self._take_over(trainer)
 
+    @override
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Take the place of Lightning's handlers, and go on in the right epoch."""
         self._take_over(trainer)
         begin_next_epoch(trainer)
 
+    @override
     def on_train_batch_end(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -65,13 +73,14 @@ class StopOnSignal(Callback):
         if received and not run_ends(trainer) and not validation_follows(trainer):
             self._stop(trainer, received)
 
+    @override
     def on_validation_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Stop if a signal came."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             received = self._agree(trainer)
             if received and not run_ends(trainer):
                 self._stop(trainer, received)
 
+    @override
     def on_exception(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException) -> None:
         """Kill the processes that this one launched."""
         launcher = trainer.strategy.launcher
@@ -117,9 +126,9 @@ class StopOnSignal(Callback):
         elif trainer.fast_dev_run:
             remedy = "nothing is saved by fast_dev_run"
         else:
-            path = self.path or Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+            path = self.path or Path(trainer.default_root_dir) / LAST_CHECKPOINT
             trainer.save_checkpoint(path, weights_only=False)
-            remedy = f"saved {path}; continue with --ckpt_path {self.path or 'last'}"
+            remedy = "; ".join(filter(None, (f"saved {path}", self.advice)))
         self._stopped = True
         if trainer.is_global_zero:
             log.info(f"stopped by {signal.Signals(received).name} at iteration {trainer.global_step}; {remedy}")

@@ -1,11 +1,10 @@
 """The command as a shell would run it, for tests in one process."""
 
 import sys
-from pathlib import Path
 
+from helpers import ROOT
 from pcgan_lightning.cli import main
 
-ROOT = Path(__file__).parents[2]
 TINY = [
     *("--data.max_images=64", "--data.batch_size=8", "--model.generator.width=2", "--model.discriminator.width=2"),
     *("--trainer.accelerator=cpu", "--trainer.enable_model_summary=false", "--progress.refresh_every_n_steps=1000"),

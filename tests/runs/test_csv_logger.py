@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from pcgan_lightning.runs.metrics_csv import RunCSVLogger, read_rows
+from pcgan_lightning.runs import RunCSVLogger, read_rows
 
 
 @pytest.fixture
