@@ -89,6 +89,7 @@ def test_correlation_is_of_ranks(analysis):
     assert early["runs"] == 5
 
 
+@pytest.mark.slow
 def test_one_command_from_nothing_to_results(tmp_path):
     """Tiny; called again, nothing is trained again; an unfinished run is not among the results."""
 

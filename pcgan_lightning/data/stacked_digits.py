@@ -129,7 +129,7 @@ class StackedDigits(LightningDataModule):
 
     def train_dataloader(self) -> StackedDigitsLoader:
         """The loader, which goes on where this run, or the one that it resumes, stands in the data."""
-        return self._loader
+        return self._made_loader()
 
     def val_dataloader(self) -> list:
         """Nothing to validate on; an empty list, which Lightning skips."""
@@ -151,18 +151,23 @@ class StackedDigits(LightningDataModule):
 
     def state_dict(self) -> dict[str, int]:
         """The place in the data."""
-        return self._loader.state_dict()
+        return self._made_loader().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Goes on from a place in the data."""
-        self._loader.load_state_dict(state_dict)
+        self._made_loader().load_state_dict(state_dict)
+
+    def _made_loader(self) -> StackedDigitsLoader:
+        if self._loader is None:
+            raise RuntimeError("StackedDigits has no loader before `setup`")
+        return self._loader
 
 
 def resized_digits(image_size: int) -> Tensor:
     """All digits, uint8, [1797, image_size, image_size]."""
     images = (PIL.Image.fromarray(pixels) for pixels in digits_and_labels()[0])
-    resized = [PIL.ImageOps.fit(image, (image_size, image_size), PIL.Image.BICUBIC) for image in images]
-    return torch.from_numpy(np.stack(resized))
+    resized = [PIL.ImageOps.fit(image, (image_size, image_size), PIL.Image.Resampling.BICUBIC) for image in images]
+    return torch.from_numpy(np.stack([np.asarray(image) for image in resized]))
 
 
 def draw_digits(digits: int, count: int, seed: int) -> Tensor:

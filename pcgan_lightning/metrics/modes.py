@@ -52,6 +52,9 @@ class ModeCoverage(Metric):
     """
 
     full_state_update = False
+    counts: Tensor
+    sure: Tensor
+    classifier: nn.Module
 
     def __init__(
         self,
@@ -109,7 +112,7 @@ class ModeCoverage(Metric):
             raise ValueError("argument `images` must have been given by `update` before `compute`, got none")
         shares = self.counts.double() / total
         found = {
-            "modes_covered": float((self.counts > 0).sum()),
+            "modes_covered": float(self.counts.count_nonzero()),
             "kl_to_uniform": torch.special.xlogy(shares, shares * self.modes).sum().item(),
             "sure_share": self.sure.item() / total,
         }

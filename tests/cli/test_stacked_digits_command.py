@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command import ROOT, one_error, pcgan
+from helpers import ROOT
+from helpers.command import one_error, pcgan
 
 from pcgan_lightning.spectra import fit_polynomial
 
+pytestmark = pytest.mark.slow
 CONFIGS = sorted((ROOT / "configs" / "stacked_digits").glob("*.yaml"))
 QUIET = ("--trainer.accelerator=cpu", "--trainer.enable_model_summary=false", "--progress.refresh_every_n_steps=1000")
 DEGREES = {"sn": 1, "fpc3": 3, "fpc5": 5, "fpc7": 7, "fpc9": 9}

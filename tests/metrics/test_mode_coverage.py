@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
-from mode_coverage_processes import Rows, one_of_two, stripes_of
+from helpers.mode_coverage_processes import Rows, one_of_two, stripes_of
 from torch import nn
 
 from pcgan_lightning.data import StackedDigits
@@ -77,6 +77,7 @@ def test_expected_divergence_is_the_mean_of_samples():
     assert divergences.mean().item() == pytest.approx(expected_kl(25, 500), abs=4 * error + 0.0025 / 12)
 
 
+@pytest.mark.ddp
 def test_processes_agree_with_one(tmp_path):
     """Also where a process has one image less than another."""
     alone = score_generator(ModeCoverage((2, 3, 2), Rows()), stripes_of, 101, batch_size=8)
