@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mode_coverage_tables import mode_coverage
 from results_file import RESULTS
 
 ROOT = Path(__file__).parents[1]
@@ -265,7 +266,10 @@ def faults(content: dict[str, Any]) -> list[str]:
 
 _OF_RUNS = (faults, jare_networks, mixture, table1, table1_short, wgan_gp)
 _OF_TIMES = (game_updates, guards, optimizers, preconditioning_overhead, processes, scoring, throughput)
-TABLES = {function.__name__: function for function in (*_OF_RUNS, *_OF_TIMES)} | {"mixture_small": mixture}
+TABLES = {function.__name__: function for function in (*_OF_RUNS, *_OF_TIMES)} | {
+    "mixture_small": mixture,
+    "mode_coverage": mode_coverage,
+}
 
 
 def table(name: str) -> str:

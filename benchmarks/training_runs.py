@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import torch
 
@@ -18,7 +18,13 @@ FEATURES = {"classifier": "ClassifierFeatures", "inception": "InceptionFeatures"
 CONDITIONS = ("max", "second_max", "mean")
 
 
-def train(runs: Mapping[Path, Sequence[str]], iterations: int, parallel: int, limits: Sequence[str] = ()) -> None:
+def train(
+    runs: Mapping[Path, Sequence[str]],
+    iterations: int,
+    parallel: int,
+    limits: Sequence[str] = (),
+    threads: Optional[int] = None,
+) -> None:
     """Train what is not finished.
 
     Args:
@@ -26,6 +32,7 @@ def train(runs: Mapping[Path, Sequence[str]], iterations: int, parallel: int, li
         iterations: a run that has done so many is finished.
         parallel: runs side by side; they share the cores.
         limits: further arguments of all, which may change when a run is continued.
+        threads: of each run. None: the cores, shared evenly.
 
     Raises:
         SystemExit: before anything is trained, if a folder holds a run of other settings; after all others have
@@ -37,7 +44,7 @@ def train(runs: Mapping[Path, Sequence[str]], iterations: int, parallel: int, li
             sys.exit(f"argument `runs` must hold runs of these settings, got {folder}, made by: {settings.read_text()}")
     with ThreadPoolExecutor(parallel) as pool:
         # Runs side by side must not wait for one another in busy loops.
-        threads = max(1, (os.cpu_count() or 1) // parallel)
+        threads = threads or max(1, (os.cpu_count() or 1) // parallel)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
         pending = [(f, call) for f, call in runs.items() if iterations_done(f) < iterations and not diverged(f)]
         done = list(pool.map(lambda run: _train(*run, [*limits], environment), pending))

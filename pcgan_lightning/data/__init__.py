@@ -6,6 +6,7 @@ from pcgan_lightning.data.loaders import MemoryLoader, SequentialLoader
 from pcgan_lightning.data.mixture import MixtureLoader, MixtureOfGaussians, ring_of_modes
 from pcgan_lightning.data.pictures import draw_samples, image_grid, to_pillow, to_uint8
 from pcgan_lightning.data.real_images import RealImages, digest_pixels
+from pcgan_lightning.data.stacked_digits import StackedDigits, StackedDigitsLoader
 from pcgan_lightning.data.streaming import StreamingLoader
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "MixtureOfGaussians",
     "RealImages",
     "SequentialLoader",
+    "StackedDigits",
+    "StackedDigitsLoader",
     "StreamingLoader",
     "digest_pixels",
     "draw_samples",

@@ -23,6 +23,14 @@ def check_digits(**arguments: Optional[str]) -> None:
             raise ValueError(f"argument `{name}` must be in {known[name]} for 'digits', got {value!r}")
 
 
+def digits_and_labels() -> tuple[np.ndarray, np.ndarray]:
+    """Scikit-learn's 1797 digits, uint8 [1797, 8, 8], their 17 levels scaled to 0..255, and what they show, [1797]."""
+    from sklearn.datasets import load_digits  # takes a second to import, which nobody else should wait
+
+    digits = load_digits()
+    return np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target
+
+
 def open_digits(split: str, hold_out: bool) -> Dataset:
     """Scikit-learn's digits: grey, 8x8, their 17 levels scaled to 0..255.
 
@@ -30,9 +38,7 @@ def open_digits(split: str, hold_out: bool) -> Dataset:
         split: `"train"`, or `"test"` for the images held out.
         hold_out: Whether the last 297 images are kept from training.
     """
-    from sklearn.datasets import load_digits  # takes a second to import, which nobody else should wait
-
-    pixels = np.rint(load_digits().images * (255 / 16)).astype(np.uint8)
+    pixels, _ = digits_and_labels()
     if hold_out:
         pixels = pixels[:-DIGITS_TEST_IMAGES] if split == "train" else pixels[-DIGITS_TEST_IMAGES:]
     images = [PIL.Image.fromarray(image) for image in pixels]

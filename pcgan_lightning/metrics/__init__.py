@@ -1,22 +1,27 @@
 """Scores of generated images, through torchmetrics and torch-fidelity."""
 
+from pcgan_lightning.metrics.digit_classifier import DigitClassifier
 from pcgan_lightning.metrics.evaluation import latent_sampler, sampled_weights, score_samples
 from pcgan_lightning.metrics.features import ClassifierFeatures, Features, InceptionFeatures, ModuleFeatures
 from pcgan_lightning.metrics.mixture import MixtureCoverage, mode_coverage
+from pcgan_lightning.metrics.modes import ModeCoverage, expected_kl
 from pcgan_lightning.metrics.reference import Reference, default_cache, reference_statistics
 from pcgan_lightning.metrics.scores import GenerativeScores, Score, check_scores, score_generator, score_name
 
 __all__ = [
     "ClassifierFeatures",
+    "DigitClassifier",
     "Features",
     "GenerativeScores",
     "InceptionFeatures",
     "MixtureCoverage",
+    "ModeCoverage",
     "ModuleFeatures",
     "Reference",
     "Score",
     "check_scores",
     "default_cache",
+    "expected_kl",
     "latent_sampler",
     "mode_coverage",
     "reference_statistics",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pcgan_lightning.arguments import require_one_of
 
-Initialization = Literal["xavier_uniform", "orthogonal", "normal"]
+Initialization = Literal["xavier_uniform", "orthogonal", "normal", "torch"]
 
 Plan = TypeVar("Plan")
 
@@ -27,16 +27,19 @@ def require_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
 
 
 def initialize(network: nn.Module, initialization: Initialization, boosted: Collection[nn.Module] = ()) -> None:
-    """Draw the weights of every linear and convolutional layer anew and set their biases to zero.
+    """Draw the weights of every linear and convolutional layer anew and set their biases to zero; or leave them.
 
     Args:
         network: The network.
         initialization: "xavier_uniform" (Glorot and Bengio, 2010), "orthogonal" (Saxe et al., 2014; all
             non-zero singular values of the weight, flattened to a matrix, are 1) or "normal" (mean 0,
-            standard deviation 0.02; Radford et al., 2016).
+            standard deviation 0.02; Radford et al., 2016). "torch" leaves everything as torch's layers begin, biases
+            included.
         boosted: Layers to which "xavier_uniform" gives a gain of sqrt(2), that of a ReLU, instead of 1.
     """
     require_one_of(get_args(Initialization), initialization=initialization)
+    if initialization == "torch":
+        return
     for layer in network.modules():
         if not isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
             continue

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
-from pcgan_lightning.arguments import RecordsArguments, require_at_least
+from pcgan_lightning.arguments import RecordsArguments, require_at_least, require_not_negative
 from pcgan_lightning.networks._common import (
     Initialization,
     initialize,
@@ -29,7 +29,9 @@ class _Plan(NamedTuple):
 
 # 32 and 48: Miyato et al. (2018). 64: ours, one stage more. 128 and 256: the PC-GAN authors' LSUN runs,
 # where the coarsest feature map has 512 channels in both players.
+# 8: ours, for stacked digits.
 _PLANS = {
+    8: _Plan(halvings=2, paired=True, generator_width=16, discriminator_width=16),
     32: _Plan(halvings=3, paired=True, generator_width=64, discriminator_width=64),
     48: _Plan(halvings=3, paired=True, generator_width=64, discriminator_width=64),
     64: _Plan(halvings=4, paired=True, generator_width=64, discriminator_width=64),
@@ -41,19 +43,19 @@ _PLANS = {
 class CNNGenerator(RecordsArguments, nn.Module):
     """Map latents ``[N, latent_dim]`` to images ``[N, channels, image_size, image_size]`` in [-1, 1].
 
-    A linear layer makes the coarsest feature map, 4x4 (6x6 for 48 pixels); 4x4 transposed convolutions of
+    A linear layer makes the coarsest feature map, 4x4 (2x2 for 8 pixels, 6x6 for 48); 4x4 transposed convolutions of
     stride 2, each followed by batch normalisation and ReLU, double its size and halve its channels up to the
     full size; a 3x3 convolution and tanh make the image. From 128 pixels on, one more 3x3 convolution with
     batch normalisation and ReLU works at full size.
 
     Args:
-        image_size: Height and width of the images: 32, 48, 64, 128 or 256. Default: 32.
+        image_size: Height and width of the images: 8, 32, 48, 64, 128 or 256. Default: 32.
         channels: Channels of the images. Default: 3.
         latent_dim: Size of a latent vector. Default: 128.
         width: Channels of the last hidden layer, at full size. Default: ``None``, the width of the papers (64
-            up to 64 pixels, 16 for 128, 8 for 256).
-        initialization: Distribution of the initial weights, "xavier_uniform", "orthogonal" or "normal"
-            (standard deviation 0.02). Default: "normal".
+            up to 64 pixels, 16 for 128, 8 for 256; 16 for 8).
+        initialization: Distribution of the initial weights, "xavier_uniform", "orthogonal", "normal" (standard
+            deviation 0.02) or "torch", as torch's layers begin. Default: "normal".
         batch_norm: Whether there is batch normalisation; without it the convolutions have biases. Default: ``True``.
 
     Attributes:
@@ -107,17 +109,19 @@ class CNNDiscriminator(RecordsArguments, nn.Module):
     """Map images ``[N, channels, image_size, image_size]`` to raw scores ``[N]``.
 
     Up to 64 pixels, a 3x3 convolution and a 4x4 one of stride 2 share each resolution and its number of
-    channels, down to a last 3x3 convolution on the coarsest feature map (4x4; 6x6 for 48 pixels). From 128
-    pixels on there are only the convolutions of stride 2. Leaky ReLU (0.1) follows each of them, a linear
+    channels, down to a last 3x3 convolution on the coarsest feature map (4x4; 2x2 for 8 pixels, 6x6 for 48). From
+    128 pixels on there are only the convolutions of stride 2. Leaky ReLU (0.1) follows each of them, a linear
     layer makes the score.
 
     Args:
-        image_size: Height and width of the images: 32, 48, 64, 128 or 256. Default: 32.
+        image_size: Height and width of the images: 8, 32, 48, 64, 128 or 256. Default: 32.
         channels: Channels of the images. Default: 3.
         width: Channels after the first convolution. Default: ``None``, the width of the papers (64 up to 64
-            pixels, 32 for 128, 16 for 256).
-        initialization: Distribution of the initial weights, "xavier_uniform", "orthogonal" or "normal"
-            (standard deviation 0.02). Default: "normal".
+            pixels, 32 for 128, 16 for 256; 16 for 8).
+        initialization: Distribution of the initial weights, "xavier_uniform", "orthogonal", "normal" (standard
+            deviation 0.02) or "torch", as torch's layers begin. Default: "normal".
+        extra_convolutions: Further 3x3 convolutions at each resolution but the coarsest, after the first one. Default:
+            0, the depth of the papers.
 
     Attributes:
         image_shape: ``(channels, image_size, image_size)``.
@@ -130,11 +134,17 @@ class CNNDiscriminator(RecordsArguments, nn.Module):
         channels: int = 3,
         width: Optional[int] = None,
         initialization: Initialization = "normal",
+        extra_convolutions: int = 0,
     ) -> None:
         super().__init__()
         plan = select_plan(_PLANS, image_size)
         width = plan.discriminator_width if width is None else width
         require_at_least(1, channels=channels, width=width)
+        require_not_negative(extra_convolutions=extra_convolutions)
+        if extra_convolutions and not plan.paired:
+            raise ValueError(
+                f"argument `extra_convolutions` must be 0 for {image_size} pixels, got {extra_convolutions}"
+            )
         self.image_shape = (channels, image_size, image_size)
 
         self.convolutions = nn.ModuleList()
@@ -142,8 +152,9 @@ class CNNDiscriminator(RecordsArguments, nn.Module):
         for level in range(plan.halvings + 1):
             channels_out = width * 2**level
             if plan.paired:
-                self.convolutions.append(nn.Conv2d(channels_in, channels_out, 3, padding=1))
-                channels_in = channels_out
+                for _ in range(1 + (extra_convolutions if level < plan.halvings else 0)):
+                    self.convolutions.append(nn.Conv2d(channels_in, channels_out, 3, padding=1))
+                    channels_in = channels_out
             if level < plan.halvings:
                 self.convolutions.append(nn.Conv2d(channels_in, channels_out, 4, stride=2, padding=1))
                 channels_in = channels_out

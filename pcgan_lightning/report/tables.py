@@ -15,6 +15,9 @@ SCORES = {
     "kid": ("KID", DOWN),
     "precision": ("precision", UP),
     "recall": ("recall", UP),
+    "modes_covered": ("modes covered", UP),
+    "kl_to_uniform": ("KL to uniform", DOWN),
+    "sure_share": ("share of sure samples", UP),
 }
 # What may stand after a prefix, as in classifier_fid; the longest first.
 SUFFIXES = {"inception_score": SCORES["inception_score"], **SCORES, "score": ("score", UP)}

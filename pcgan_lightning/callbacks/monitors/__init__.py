@@ -3,7 +3,9 @@
 from pcgan_lightning.callbacks.monitors.balance import BalanceLogger
 from pcgan_lightning.callbacks.monitors.collapse import CollapseMonitor
 from pcgan_lightning.callbacks.monitors.jacobian import JacobianSpectrumLogger
+from pcgan_lightning.callbacks.monitors.learning_speed import LearningSpeedLogger
 from pcgan_lightning.callbacks.monitors.magnitudes import AdaptiveMagnitudeLogger
+from pcgan_lightning.callbacks.monitors.mode_coverage import ModeCoverageLogger
 from pcgan_lightning.callbacks.monitors.modes import ModeLogger
 from pcgan_lightning.callbacks.monitors.monitor import Monitor
 from pcgan_lightning.callbacks.monitors.samples import SampleGridLogger
@@ -15,6 +17,8 @@ __all__ = [
     "BalanceLogger",
     "CollapseMonitor",
     "JacobianSpectrumLogger",
+    "LearningSpeedLogger",
+    "ModeCoverageLogger",
     "ModeLogger",
     "Monitor",
     "SampleGridLogger",
