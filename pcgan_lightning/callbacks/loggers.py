@@ -15,6 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from pcgan_lightning.callbacks.targets import connected
+
 
 def run_folder(trainer: "pl.Trainer") -> Path:
     """Return the folder of the run's files: the first logger's, or the trainer's root.
@@ -38,6 +40,7 @@ def log_scalars(trainer: "pl.Trainer", metrics: Mapping[str, float]) -> None:
 
 def log_table(trainer: "pl.Trainer", key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Write a table to the loggers that show tables: W&B as a table, TensorBoard as Markdown text."""
+    logger: Any
     for logger in trainer.loggers:
         if hasattr(logger, "log_table"):
             logger.log_table(key=key, columns=list(columns), data=[list(r) for r in rows], step=trainer.global_step)
@@ -49,11 +52,12 @@ def log_table(trainer: "pl.Trainer", key: str, columns: Sequence[str], rows: Seq
 
 def log_picture(trainer: "pl.Trainer", key: str, file: str, picture: Image.Image) -> None:
     """Save a picture as PNG under `file` in the run folder, and show it in the loggers that show images."""
-    if not trainer.is_global_zero or trainer.fast_dev_run:
+    if not trainer.is_global_zero or connected(trainer).fast_dev_run:
         return
     path = run_folder(trainer) / file
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
+    logger: Any
     for logger in trainer.loggers:
         if hasattr(logger, "log_image"):
             logger.log_image(key=key, images=[picture], step=trainer.global_step)

@@ -1,7 +1,7 @@
 """How callbacks find the network they work on, and the iteration they are at."""
 
 from collections.abc import Callable
-from typing import Union
+from typing import Any, Protocol, Union, cast
 
 import lightning.pytorch as pl
 from torch import nn
@@ -10,7 +10,6 @@ from pcgan_lightning.arguments import require_at_least
 from pcgan_lightning.spectra import weight_layers
 
 Target = Union[str, Callable[[nn.Module], nn.Module]]
-PLAYERS: tuple[Target, ...] = ("generator", "discriminator")
 
 
 def resolve_target(pl_module: nn.Module, target: Target) -> nn.Module:
@@ -23,10 +22,7 @@ def resolve_target(pl_module: nn.Module, target: Target) -> nn.Module:
     Raises:
         ValueError: if there is no such submodule, or it holds no weight matrix.
     """
-    if callable(target):
-        found = target(pl_module)
-    else:
-        found = dict(pl_module.named_modules()).get(target)
+    found = target(pl_module) if callable(target) else dict(pl_module.named_modules()).get(target)
     owner = type(pl_module).__name__
     if not isinstance(found, nn.Module):
         names = [name for name, _ in pl_module.named_children()]
@@ -50,6 +46,27 @@ def completed_iterations(trainer: "pl.Trainer") -> int:
     Counted in batches, because ``trainer.global_step`` counts every optimizer's steps in modules of others.
     """
     return trainer.fit_loop.total_batch_idx + 1
+
+
+class Connected(Protocol):
+    """What Lightning's connectors set on a trainer, where no type checker sees it.
+
+    Attributes:
+        callbacks: of the trainer, in their order.
+        datamodule: None where there are loaders alone.
+        fast_dev_run: number of batches of a trial, which leaves no files; false where it is none.
+        log_every_n_steps: interval of logging.
+    """
+
+    callbacks: list[pl.Callback]
+    datamodule: Any
+    fast_dev_run: Union[int, bool]
+    log_every_n_steps: int
+
+
+def connected(trainer: "pl.Trainer") -> Connected:
+    """Return the trainer itself, for what its connectors set."""
+    return cast(Connected, trainer)
 
 
 def check_interval(every_n_steps: int) -> int:

@@ -9,7 +9,8 @@ from torch.optim.optimizer import Optimizer
 from typing_extensions import override
 
 from pcgan_lightning.callbacks.monitors.monitor import Monitor
-from pcgan_lightning.callbacks.targets import PLAYERS, Target, completed_iterations
+from pcgan_lightning.callbacks.targets import Target, completed_iterations
+from pcgan_lightning.games import PLAYERS
 from pcgan_lightning.spectra import original_parameters
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Union
 
 import torch
 from matplotlib.figure import Figure
@@ -10,7 +11,8 @@ from torch.optim.optimizer import Optimizer
 from typing_extensions import override
 
 from pcgan_lightning.callbacks.monitors._steps import StepMonitor, named_gradients
-from pcgan_lightning.callbacks.targets import PLAYERS, Target
+from pcgan_lightning.callbacks.targets import Target
+from pcgan_lightning.games import PLAYERS
 from pcgan_lightning.report import draw_line
 from pcgan_lightning.spectra import original_parameters
 
@@ -59,7 +61,7 @@ class BalanceLogger(StepMonitor):
         named, before = named_gradients(network), self._before.pop(player)
         parameters, weights = [p.detach() for p in named.values()], [before[name] for name in named]
         rate_of = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
-        norms = torch.stack(torch._foreach_norm([p.grad for p in named.values()]))
+        norms = torch.stack(torch._foreach_norm([p.grad for p in named.values() if p.grad is not None]))
         rates = torch.tensor([rate_of.get(p, 0.0) for p in named.values()], dtype=norms.dtype, device=norms.device)
         size = _joint_norm(weights)
         speed = torch.linalg.vector_norm(norms * rates) / size
@@ -68,7 +70,7 @@ class BalanceLogger(StepMonitor):
 
     @override
     def record(self, iteration: int, found: Mapping[str, Tensor]) -> dict[str, float]:
-        numbers = {}
+        numbers: dict[str, float] = {}
         for player, values in found.items():
             named = dict(zip(("relative_speed", "relative_step", "gradient"), values.tolist(), strict=True))
             entry = self.series["players"].setdefault(player, {})
@@ -104,5 +106,5 @@ class BalanceLogger(StepMonitor):
         return {"balance": figure}
 
 
-def _joint_norm(tensors: list[Tensor]) -> Tensor:
+def _joint_norm(tensors: Union[list[Tensor], tuple[Tensor, ...]]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))

@@ -109,9 +109,10 @@ class CollapseMonitor(Monitor):
         """Return the samples' standard deviation over latents, averaged over pixels; None if there are no samples."""
         if not can_sample(pl_module):
             return None
-        averaged = "averaged" in inspect.signature(pl_module.sample_images).parameters
+        sampler: Any = pl_module
+        averaged = "averaged" in inspect.signature(sampler.sample_images).parameters
         options = {"averaged": False} if averaged else {}
-        samples = pl_module.sample_images(pl_module.fixed_latents(self.count), **options)
+        samples = sampler.sample_images(sampler.fixed_latents(self.count), **options)
         return samples.float().std(dim=0).mean().item()
 
     def _look_at_loss(self, loss: Optional[Tensor]) -> list[str]:

@@ -15,8 +15,9 @@ from typing_extensions import override
 
 from pcgan_lightning.arguments import require_at_least, require_positive
 from pcgan_lightning.callbacks.monitors.monitor import Monitor
-from pcgan_lightning.callbacks.targets import PLAYERS, Target
+from pcgan_lightning.callbacks.targets import Target
 from pcgan_lightning.games import (
+    PLAYERS,
     EigenvaluesNotConverged,
     Game,
     Leading,
@@ -173,11 +174,13 @@ class JacobianSpectrumLogger(Monitor):
         """Return the game of a batch; ``Game.regularized`` with a module's ConOpt or JARE."""
         networks = self.networks(pl_module).values()
         players = [[p for p in network.parameters() if p.requires_grad] for network in networks]
-        if self.losses is not None:
-            return Game(lambda: self.losses(pl_module, batch), *players)
-        real = pl_module.real_images(batch)[: self.samples]
-        latents = pl_module.fixed_latents(len(real))
-        game = Game(lambda: pl_module.game_losses(real, latents), *players)
+        losses = self.losses
+        if losses is not None:
+            return Game(lambda: losses(pl_module, batch), *players)
+        gan: Any = pl_module  # `setup` has looked
+        real = gan.real_images(batch)[: self.samples]
+        latents = gan.fixed_latents(len(real))
+        game = Game(lambda: gan.game_losses(real, latents), *players)
         method = getattr(pl_module, "method", None)
         if method is None or not self.regularized:
             return game

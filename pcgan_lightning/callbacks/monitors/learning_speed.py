@@ -57,17 +57,18 @@ class LearningSpeedLogger(Monitor):
 
     @override
     def measure(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", batch: Any) -> dict[str, float]:
-        real = pl_module.real_images(batch).detach()
-        fake = pl_module.sample_images(pl_module.fixed_latents(len(real)), averaged=False)
+        gan: Any = pl_module  # `setup` has looked
+        real = gan.real_images(batch).detach()
+        fake = gan.sample_images(gan.fixed_latents(len(real)), averaged=False)
         losses = self.losses(trainer, pl_module, real, fake)
         return {"loss_before": losses[0], "loss_after": losses[-1], "decrease": losses[0] - losses[-1]}
 
     @torch.enable_grad()
     def losses(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", real: Tensor, fake: Tensor) -> list[float]:
         """Return the losses of a copy before its steps and after each of them, ``steps + 1``."""
-        optimizer = optimizer_of(trainer, "discriminator", pl_module.discriminator)
+        own: Any = pl_module.discriminator
         # In one call, so that the copied optimizer holds the copied parameters.
-        discriminator, optimizer = copy.deepcopy((pl_module.discriminator, optimizer))
+        discriminator, optimizer = copy.deepcopy((own, optimizer_of(trainer, "discriminator", own)))
         discriminator.requires_grad_(True).train()
         found = []
         for _ in range(self.steps):
@@ -81,6 +82,6 @@ class LearningSpeedLogger(Monitor):
         return torch.stack(found).tolist()
 
 
-def _loss(pl_module: "pl.LightningModule", discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+def _loss(gan: Any, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
     with parametrize.cached():
-        return pl_module.loss.discriminator(discriminator(real), discriminator(fake))
+        return gan.loss.discriminator(discriminator(real), discriminator(fake))

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -16,6 +17,7 @@ from typing_extensions import override
 
 from pcgan_lightning.callbacks.loggers import run_folder
 from pcgan_lightning.callbacks.monitors._steps import StepMonitor, named_gradients
+from pcgan_lightning.callbacks.targets import connected
 from pcgan_lightning.optim import AdaDir, AdaNSGDA, adam_oracle, layer_name
 from pcgan_lightning.report import draw_line
 from pcgan_lightning.runs import write_whole
@@ -60,7 +62,7 @@ class AdaptiveMagnitudeLogger(StepMonitor):
     @override
     def record(self, iteration: int, found: Mapping[str, tuple[list[str], Tensor]]) -> dict[str, float]:
         """Extend the series and return the numbers to log; a layer without a gradient has NaN."""
-        numbers = {}
+        numbers: dict[str, float] = {}
         for player, (layers, norms) in found.items():
             series = self.series["players"].setdefault(player, {"iteration": [], "layers": {}})
             values = dict(zip(layers, norms.tolist(), strict=True))
@@ -73,7 +75,7 @@ class AdaptiveMagnitudeLogger(StepMonitor):
 
     @override
     def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        if trainer.is_global_zero and not connected(trainer).fast_dev_run:
             for player in self.series["players"]:
                 path = run_folder(trainer) / "layer_scales" / f"{player}.json"
                 write_whole(path, json.dumps(self.means(player), indent=2) + "\n")
@@ -97,7 +99,7 @@ def layer_magnitudes(optimizer: Optimizer, network: nn.Module) -> tuple[list[str
     for name, parameter in named_gradients(network).items():
         if parameter in group_of:
             group, state = group_of[parameter], optimizer.state[parameter]
-            kind = getattr(optimizer, "oracle", "adam")
+            kind: Any = getattr(optimizer, "oracle", "adam")
             (a,) = adam_oracle([parameter], [state], group["betas"], group["eps"], kind)
             squares.setdefault(layer_name(name), []).append(a.float().square().sum())
     return list(squares), torch.stack([torch.stack(parts).sum().sqrt() for parts in squares.values()])

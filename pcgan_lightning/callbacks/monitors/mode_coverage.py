@@ -8,6 +8,7 @@ from typing_extensions import override
 
 from pcgan_lightning.arguments import require_at_least
 from pcgan_lightning.callbacks.monitors.monitor import Monitor
+from pcgan_lightning.callbacks.targets import connected
 from pcgan_lightning.metrics import ModeCoverage, latent_sampler, score_generator
 
 
@@ -58,7 +59,7 @@ class ModeCoverageLogger(Monitor):
     @override
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        made = tuple(self.fixed_samples(pl_module, 1).shape[1:])
+        made: Any = tuple(self.fixed_samples(pl_module, 1).shape[1:])
         real = tuple(getattr(getattr(trainer, "datamodule", None), "image_shape", made))
         if made != real:
             raise ValueError(f"argument `generator` must make images like the data's, {real}, got {made}")
@@ -68,14 +69,15 @@ class ModeCoverageLogger(Monitor):
 
     @override
     def measure_now(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", batch: Any = None) -> None:
-        if not trainer.fast_dev_run:
+        if not connected(trainer).fast_dev_run:
             super().measure_now(trainer, pl_module, batch)
 
     @override
     def measure(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", batch: Any) -> dict[str, float]:
         if self._latents is None:
-            self._latents = pl_module.fixed_latents(self.count)
+            sampler: Any = pl_module  # `setup` has looked
+            self._latents = sampler.fixed_latents(self.count)
         assert self.metric is not None  # setup has made it
         sample = latent_sampler(pl_module, self._latents)
-        share = {"rank": trainer.global_rank, "world_size": trainer.world_size}
+        share: dict[str, Any] = {"rank": trainer.global_rank, "world_size": trainer.world_size}
         return score_generator(self.metric.to(pl_module.device), sample, self.count, self.batch_size, **share)

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from pcgan_lightning.arguments import require_at_least
 from pcgan_lightning.callbacks.monitors.monitor import Monitor
+from pcgan_lightning.callbacks.targets import connected
 from pcgan_lightning.metrics import MixtureCoverage, mode_coverage
 
 
@@ -76,9 +77,9 @@ class ModeLogger(Monitor):
         """Return the argument of this name, or what the data module has for it."""
         if getattr(self, name) is not None:
             return getattr(self, name)
-        if not hasattr(trainer.datamodule, name):
+        data = connected(trainer).datamodule
+        if not hasattr(data, name):
             raise TypeError(
-                f"ModeLogger needs the argument `{name}`, or a data module with it, got "
-                f"{type(trainer.datamodule).__name__}"
+                f"ModeLogger needs the argument `{name}`, or a data module with it, got {type(data).__name__}"
             )
-        return getattr(trainer.datamodule, name)
+        return getattr(data, name)

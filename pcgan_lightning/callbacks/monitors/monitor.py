@@ -13,10 +13,10 @@ from typing_extensions import override
 
 from pcgan_lightning.arguments import require_at_least
 from pcgan_lightning.callbacks.loggers import log_figure, log_scalars
-from pcgan_lightning.callbacks.targets import Target, completed_iterations, resolve_target, target_name
+from pcgan_lightning.callbacks.targets import Target, completed_iterations, connected, resolve_target, target_name
 from pcgan_lightning.networks import evaluation_mode
 
-USUAL_TARGETS = ([], ["discriminator"], ["generator", "discriminator"])
+USUAL_TARGETS: tuple[list[str], ...] = ([], ["discriminator"], ["generator", "discriminator"])
 
 
 class Monitor(Callback):
@@ -111,7 +111,8 @@ class Monitor(Callback):
 
     def fixed_samples(self, pl_module: "pl.LightningModule", count: int) -> Tensor:
         """Return images of latents that are the same at every measurement, of the average where the run has one."""
-        return pl_module.sample_images(pl_module.fixed_latents(count))
+        sampler: Any = pl_module  # `check_samples` has looked
+        return sampler.sample_images(sampler.fixed_latents(count))
 
     def check_samples(self, pl_module: "pl.LightningModule", alternative: str = "") -> None:
         """Refuse a module that cannot sample, naming an alternative where there is one."""
@@ -153,7 +154,7 @@ class Monitor(Callback):
         if self.at_end and self.series["iteration"][-1:] != [completed_iterations(trainer)]:
             self.measure_now(trainer, pl_module)
             self._ends_off_interval = True
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        if trainer.is_global_zero and not connected(trainer).fast_dev_run:
             for name, figure in self.figures().items():
                 log_figure(trainer, f"{self.prefix}{name}", figure)
 

@@ -8,7 +8,7 @@ from typing_extensions import override
 from pcgan_lightning.arguments import require_at_least
 from pcgan_lightning.callbacks.loggers import log_picture
 from pcgan_lightning.callbacks.monitors.monitor import Monitor
-from pcgan_lightning.callbacks.targets import completed_iterations
+from pcgan_lightning.callbacks.targets import completed_iterations, connected
 from pcgan_lightning.data import draw_samples
 
 
@@ -40,7 +40,8 @@ class SampleGridLogger(Monitor):
 
     @override
     def measure(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", batch: Any) -> dict[str, float]:
-        picture = draw_samples(self.fixed_samples(pl_module, self.count), getattr(trainer.datamodule, "centers", None))
+        centers = getattr(connected(trainer).datamodule, "centers", None)
+        picture = draw_samples(self.fixed_samples(pl_module, self.count), centers)
         log_picture(trainer, "samples", f"samples/iteration_{completed_iterations(trainer):07d}.png", picture)
         return {}
 

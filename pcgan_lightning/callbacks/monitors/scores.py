@@ -14,7 +14,7 @@ from typing_extensions import override
 from pcgan_lightning.arguments import require_at_least
 from pcgan_lightning.callbacks.loggers import run_folder
 from pcgan_lightning.callbacks.monitors.monitor import Monitor
-from pcgan_lightning.callbacks.targets import completed_iterations
+from pcgan_lightning.callbacks.targets import completed_iterations, connected
 from pcgan_lightning.data import RealImages, digest_pixels, to_uint8
 from pcgan_lightning.metrics import (
     Features,
@@ -86,7 +86,7 @@ class ScoreLogger(Monitor):
         self.count = count
         self.features = features if features is not None else InceptionFeatures()
         self.scores = check_scores(scores)
-        self.metric: Optional[GenerativeScores] = None
+        self.metric: GenerativeScores = None  # type: ignore[assignment]  # made at setup
         self.part = part
         self.real_count = real_count
         self.sample = sample
@@ -111,8 +111,9 @@ class ScoreLogger(Monitor):
     @override
     def on_fit_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         self.metric.reference = None
-        if hasattr(trainer.datamodule, "real_images"):
-            self._prepare(trainer, trainer.datamodule.real_images(self.part, self.real_count), progress=True)
+        data = connected(trainer).datamodule
+        if hasattr(data, "real_images"):
+            self._prepare(trainer, data.real_images(self.part, self.real_count), progress=True)
 
     @override
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
@@ -125,7 +126,7 @@ class ScoreLogger(Monitor):
         self.metric.to(device)
         self.metric.check(self.count, real, trainer.world_size)
         self._protocol = self.metric.protocol(self.count, real)
-        if trainer.fast_dev_run:  # nothing is scored
+        if connected(trainer).fast_dev_run:  # nothing is scored
             return
         for first in _in_turn(trainer):  # the others find it in the cache
             self.metric.reference = reference_statistics(
@@ -134,7 +135,7 @@ class ScoreLogger(Monitor):
 
     @override
     def measure_now(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", batch: Any = None) -> None:
-        if not trainer.fast_dev_run:  # which has no statistics of the real images
+        if not connected(trainer).fast_dev_run:  # which has no statistics of the real images
             super().measure_now(trainer, pl_module, batch)
 
     @override
@@ -146,9 +147,10 @@ class ScoreLogger(Monitor):
                 torch.distributed.broadcast(buffer, 0)
         options = {"batch_size": self.batch_size, "rank": rank, "world_size": world_size}
         if self.sample is not None:
-            sample = partial(self.sample, pl_module)
+            sample: Callable[[range], Tensor] = partial(self.sample, pl_module)
         else:
-            sample = latent_sampler(pl_module, pl_module.fixed_latents(self.count))
+            sampler: Any = pl_module  # `setup` has looked
+            sample = latent_sampler(sampler, sampler.fixed_latents(self.count))
         return score_samples(self.metric, sample, self.count, self.part, **options)
 
     @override
@@ -178,10 +180,9 @@ def _from_loader(trainer: "pl.Trainer", part: str, count: Optional[int]) -> Real
     if not loader:
         raise ValueError(f"argument `part` must name a loader that the trainer has, got {part!r}")
     images = _gather(loader[0] if isinstance(loader, list) else loader, count)
+    shape: Any = tuple(images.shape[1:])  # of three numbers
     size = f"{images.shape[-2]}x{images.shape[-1]}"
-    return RealImages(
-        f"the {part} loader ({size})", len(images), tuple(images.shape[1:]), digest_pixels(images), lambda: images
-    )
+    return RealImages(f"the {part} loader ({size})", len(images), shape, digest_pixels(images), lambda: images)
 
 
 def _in_turn(trainer: "pl.Trainer") -> Iterator[bool]:

@@ -76,7 +76,7 @@ class SpectrumLogger(Monitor):
     @override
     def record(self, iteration: int, found: dict[str, dict[str, Any]]) -> dict[str, float]:
         self.series["iteration"].append(iteration)
-        numbers = {}
+        numbers: dict[str, float] = {}
         for name, row in found.items():
             entry = self.series["layers"].setdefault(name, {"smallest": [], "largest": [], "before": [], "after": []})
             for key, values in entry.items():

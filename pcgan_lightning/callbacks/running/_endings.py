@@ -1,12 +1,15 @@
 """What comes after a training batch, as the callbacks that save checkpoints have to know."""
 
+from typing import Any
+
 import lightning.pytorch as pl
 
 
 def validation_follows(trainer: "pl.Trainer") -> bool:
     """Return, from ``on_train_batch_end``, whether validation images are looked at before the next batch."""
     loop = trainer.fit_loop.epoch_loop
-    if not loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+    fetcher: Any = trainer.fit_loop._data_fetcher  # within an epoch there is one
+    if not loop._should_check_val_fx(fetcher):
         return False
     loop.val_loop.setup_data()  # does nothing where it was done
     return not loop.val_loop.skip
@@ -20,7 +23,8 @@ def run_ends(trainer: "pl.Trainer", in_epoch: bool = True) -> bool:
         in_epoch: whether the hook that asks comes before the end of the epoch.
     """
     loop = trainer.fit_loop
-    epochs = loop.epoch_progress.current.processed + int(in_epoch and loop.epoch_loop._num_ready_batches_reached())
+    tracker: Any = loop.epoch_progress.current  # of a kind that has `processed`
+    epochs = tracker.processed + int(in_epoch and loop.epoch_loop._num_ready_batches_reached())
     return (
         0 < trainer.max_steps <= trainer.global_step
         or 0 < (loop.max_epochs or 0) <= epochs

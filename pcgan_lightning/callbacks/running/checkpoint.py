@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import lightning.pytorch as pl
 import torch
@@ -29,6 +29,8 @@ class RunCheckpoint(ModelCheckpoint):
     Raises:
         ValueError: for ``save_on_exception``.
     """
+
+    dirpath: Union[str, Path]  # known from setup on
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

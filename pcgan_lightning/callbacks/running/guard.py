@@ -19,7 +19,7 @@ from pcgan_lightning.callbacks.running.restore import (
     update_checkpoint,
 )
 from pcgan_lightning.callbacks.running.watched import WatchedTensors
-from pcgan_lightning.callbacks.targets import completed_iterations
+from pcgan_lightning.callbacks.targets import completed_iterations, connected
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class NonFiniteGuard(Callback):
         self.restored = 0
         self._failure: Optional[NonFiniteError] = None
         self._ledger = Ledger()
-        self._watched: Optional[WatchedTensors] = None  # from the start of training on
+        self._watched: WatchedTensors = None  # type: ignore[assignment]  # made at the start of training
         self._losses = 0  # of this iteration
         self._looks_at_gradients = True
         self._intervals: set[int] = set()  # of all callbacks, in iterations
@@ -92,7 +92,7 @@ class NonFiniteGuard(Callback):
         self._ledger = Ledger()
         self._losses = 0
         self._looks_at_gradients = getattr(trainer.precision_plugin, "scaler", None) is None
-        intervals = (getattr(callback, "every_n_steps", None) for callback in trainer.callbacks)
+        intervals = (getattr(callback, "every_n_steps", None) for callback in connected(trainer).callbacks)
         self._intervals = {n for n in intervals if isinstance(n, int)}
         if any(getattr(callback, "save_weights_only", False) for callback in checkpoint_callbacks(trainer)):
             self._intervals = {1}

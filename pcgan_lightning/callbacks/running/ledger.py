@@ -60,13 +60,13 @@ class Ledger:
         first = trainer.strategy.reduce(position, reduce_op="min")
         if int(first) == _NOWHERE:
             return None
-        owner = torch.where(own == first, trainer.global_rank, _NOWHERE)
-        owner = int(trainer.strategy.reduce(owner, reduce_op="min"))
+        owners = torch.where(own == first, trainer.global_rank, _NOWHERE)
+        owner = int(trainer.strategy.reduce(owners, reduce_op="min"))
         name = _name(measurements, int(own))
         return trainer.strategy.broadcast(f"{name} (process {owner})", src=owner)
 
 
-def extremes(tensors: Sequence[Tensor]) -> Tensor:
+def extremes(tensors: list[Tensor]) -> Tensor:
     """Return bounds of real tensors' entries, ``[2, n]``, both finite if and only if all entries of a tensor are.
 
     No entry is added to another, so that no finite ones can overflow.

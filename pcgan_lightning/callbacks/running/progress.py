@@ -4,7 +4,7 @@ import math
 from typing import Any, Optional
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from pcgan_lightning.arguments import require_at_least
 from pcgan_lightning.callbacks.monitors.spectrum import SpectrumLogger
-from pcgan_lightning.callbacks.targets import completed_iterations
+from pcgan_lightning.callbacks.targets import completed_iterations, connected
 
 # Short names, so that all fits a line of 80 characters.
 LABELS = {"loss/discriminator": "D", "loss/generator": "G", "condition/max": "κ"}
@@ -118,8 +118,8 @@ class _IterationsPerSecond(ProgressColumn):
         return Text("" if speed is None else f"{speed:.2f} it/s")
 
 
-def _spectrum_loggers(trainer: "pl.Trainer") -> list[Callback]:
-    return [c for c in trainer.callbacks if isinstance(c, SpectrumLogger)]
+def _spectrum_loggers(trainer: "pl.Trainer") -> list[SpectrumLogger]:
+    return [c for c in connected(trainer).callbacks if isinstance(c, SpectrumLogger)]
 
 
 def _total_iterations(trainer: "pl.Trainer") -> Optional[int]:

@@ -1,14 +1,16 @@
 """What a run leaves about itself: its environment, its speed, and where its loggers go on."""
 
 import json
+import math
 import time
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from typing_extensions import override
 
+from pcgan_lightning.callbacks.targets import connected
 from pcgan_lightning.runs import ENVIRONMENT_FILE, RunCSVLogger, environment, unused_path, write_whole
 
 
@@ -19,7 +21,7 @@ class RunRecord(Callback):
     """
 
     def __init__(self) -> None:
-        self._since: Optional[float] = None  # when the speed was measured last, in seconds, and the iteration then
+        self._since = math.nan  # when the speed was measured last, in seconds, and the iteration then
         self._iteration = 0
 
     @override
@@ -41,7 +43,7 @@ class RunRecord(Callback):
     @override
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Write the environment, beside that of an earlier part of the run."""
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        if trainer.is_global_zero and not connected(trainer).fast_dev_run:
             path = unused_path(Path(trainer.default_root_dir) / ENVIRONMENT_FILE)
             write_whole(path, json.dumps(environment(), indent=2) + "\n")
         self._since, self._iteration = time.perf_counter(), trainer.global_step
@@ -51,7 +53,8 @@ class RunRecord(Callback):
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log the mean speed since the last time, all that went on included."""
-        if trainer.log_every_n_steps and trainer.global_step % trainer.log_every_n_steps == 0:
+        interval = connected(trainer).log_every_n_steps
+        if interval and trainer.global_step % interval == 0:
             now, done = time.perf_counter(), trainer.global_step - self._iteration
             if done:
                 for logger in trainer.loggers:

@@ -7,6 +7,7 @@ from typing import Any, Optional
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
+from pcgan_lightning.callbacks.targets import connected
 from pcgan_lightning.runs import read_checkpoint
 
 
@@ -29,7 +30,7 @@ def restore_state(trainer: "pl.Trainer", pl_module: "pl.LightningModule", path: 
         trainer.precision_plugin.load_state_dict(content[precision])
     # What checkpoints remember is the files that are there; they are there still.
     untouched = (*untouched, *checkpoint_callbacks(trainer))
-    for callback in trainer.callbacks:
+    for callback in connected(trainer).callbacks:
         if not any(callback is one for one in untouched):
             callback.on_load_checkpoint(trainer, pl_module, content)
             state = content.get("callbacks", {}).get(callback.state_key)
@@ -45,7 +46,7 @@ def update_checkpoint(trainer: "pl.Trainer", checkpoint: dict[str, Any]) -> None
     checkpoint["state_dict"] = strategy.lightning_module_state_dict()
     checkpoint["optimizer_states"] = [strategy.optimizer_state(o) for o in trainer.optimizers]
     checkpoint["lr_schedulers"] = [c.scheduler.state_dict() for c in trainer.lr_scheduler_configs]
-    checkpoint["callbacks"] = {c.state_key: s for c in trainer.callbacks if (s := c.state_dict())}
+    checkpoint["callbacks"] = {c.state_key: s for c in connected(trainer).callbacks if (s := c.state_dict())}
     if state := precision.state_dict():
         checkpoint[type(precision).__qualname__] = state
 
@@ -53,7 +54,7 @@ def update_checkpoint(trainer: "pl.Trainer", checkpoint: dict[str, Any]) -> None
 def checkpoint_callbacks(trainer: "pl.Trainer") -> list[Any]:
     """Return the callbacks that write checkpoints."""
     # By what they have, since `lightning.pytorch` and `pytorch_lightning` have a class each.
-    return [callback for callback in trainer.callbacks if hasattr(callback, "best_model_path")]
+    return [callback for callback in connected(trainer).callbacks if hasattr(callback, "best_model_path")]
 
 
 def latest_checkpoint(trainer: "pl.Trainer") -> Optional[Path]:

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from pcgan_lightning.callbacks.running._endings import begin_next_epoch, run_ends, validation_follows
+from pcgan_lightning.callbacks.targets import connected
 from pcgan_lightning.runs import LAST_CHECKPOINT
 
 log = logging.getLogger("lightning.pytorch")
@@ -50,7 +51,8 @@ class StopOnSignal(Callback):
     @override
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """Come after all others, so that what they do in an iteration is done."""
-        trainer.callbacks = [c for c in trainer.callbacks if c is not self] + [self]
+        everything = connected(trainer)
+        everything.callbacks = [c for c in everything.callbacks if c is not self] + [self]
         self._received, self._stopped = 0, False
 
     @override
@@ -83,8 +85,8 @@ class StopOnSignal(Callback):
     @override
     def on_exception(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException) -> None:
         """Kill the processes that this one launched."""
-        launcher = trainer.strategy.launcher
         # By name, since `lightning.pytorch` and `pytorch_lightning` have one each.
+        launcher: Any = trainer.strategy.launcher
         if type(launcher).__name__ == "_SubprocessScriptLauncher" and not self._stopped:
             launcher.kill(signal.SIGKILL)
             for process in launcher.procs:
@@ -99,8 +101,8 @@ class StopOnSignal(Callback):
         connector = trainer._signal_connector
         if connector.received_sigterm:  # while Lightning's handlers were there
             connector.received_sigterm, self._received = False, signal.SIGTERM
-        held = [signal.SIGTERM, signal.SIGINT]
-        environment = trainer._accelerator_connector.cluster_environment
+        held: list[int] = [signal.SIGTERM, signal.SIGINT]
+        environment: Any = trainer._accelerator_connector.cluster_environment
         if getattr(environment, "auto_requeue", False):  # SLURM's
             self._requeue, self._requeue_signal = connector._slurm_sigusr_handler_fn, int(environment.requeue_signal)
             held.append(self._requeue_signal)
@@ -123,7 +125,7 @@ class StopOnSignal(Callback):
         if received == self._requeue_signal:
             self._requeue(received, None)
             remedy = "the job is requeued"
-        elif trainer.fast_dev_run:
+        elif connected(trainer).fast_dev_run:
             remedy = "nothing is saved by fast_dev_run"
         else:
             path = self.path or Path(trainer.default_root_dir) / LAST_CHECKPOINT
