@@ -3,6 +3,7 @@
 import itertools
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Optional
 
@@ -20,7 +21,7 @@ from pcgan_lightning.cli.generate import generate
 from pcgan_lightning.report import report
 from pcgan_lightning.runs import check_classes, check_config_file, distrust_configs
 
-FUNCTIONS = {"evaluate": evaluate, "generate": generate}
+FUNCTIONS: dict[str, Callable[..., None]] = {"evaluate": evaluate, "generate": generate}
 COMMANDS = (*LightningCLI.subcommands(), *FUNCTIONS, "report", "classifier")
 # Of all others, which may be mistakes of ours, the line tells the type and how to see more.
 EXPECTED_ERRORS = (ArgumentError, ValueError, OSError, ModuleNotFoundError, MisconfigurationException)

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Optional, Union
+from typing import Any, Literal, Optional, Union
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -73,8 +73,8 @@ def evaluate(
     gan, iteration = load_gan(checkpoint, device)
     run = _run_of(checkpoint)
     sample = latent_sampler(gan, gan.fixed_latents(count, seed), averaged)
-    made = tuple(sample(range(1)).shape[1:])
-    options = {"batch_size": batch_size, "progress": True}
+    made: Any = tuple(sample(range(1)).shape[1:])
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": True}
     started = time.perf_counter()
     if modes:
         coverage = ModeCoverage(made, classifier).to(gan.device)
@@ -109,7 +109,7 @@ def _run_of(checkpoint: Path) -> Optional[Path]:
     return folder if (folder / CONFIG_FILE).is_file() else None
 
 
-def _data_of(run: Optional[Path], checkpoint: Path) -> LightningDataModule:
+def _data_of(run: Optional[Path], checkpoint: Path) -> ImageDataModule:
     if run is None:
         raise ValueError(
             "argument `data` must name the real images of a checkpoint outside its run folder, got none for "

@@ -127,7 +127,7 @@ class PCGANCLI(LightningCLI):
                     raise FileNotFoundError(f"argument `ckpt_path` 'last' needs a checkpoint in {folder}, found none")
                 rank_zero_info(f"{folder} holds no checkpoint yet: the run starts from the beginning")
             else:
-                _check_checkpoint(checkpoint, self.subcommand)
+                _check_checkpoint(checkpoint, str(self.subcommand))
             config.ckpt_path = None if checkpoint is None else str(checkpoint)
         elif checkpoint:
             continues = folder.resolve() in Path(checkpoint).resolve().parents
@@ -156,7 +156,8 @@ class PCGANCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Save the final state, whatever the interval of checkpoints."""
-        if not self.trainer.fast_dev_run and self.trainer.checkpoint_callback is not None:
+        trial = self.trainer.fast_dev_run  # type: ignore[attr-defined]  # Lightning sets it later
+        if not trial and self.trainer.checkpoint_callback is not None:
             path = Path(self.trainer.default_root_dir) / LAST_CHECKPOINT
             self.trainer.save_checkpoint(path, weights_only=False)
 
@@ -180,7 +181,8 @@ class SaveRunConfig(SaveConfigCallback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # All in one file, whatever pieces it was composed from.
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        trial = trainer.fast_dev_run  # type: ignore[attr-defined]  # Lightning sets it later
+        if trainer.is_global_zero and not trial:
             folder = Path(trainer.default_root_dir)
             write_whole(unused_path(folder / CONFIG_FILE), self.parser.dump(self.config, skip_none=False))
             self.save_config(trainer, pl_module, "fit")
@@ -210,7 +212,7 @@ def _check_checkpoint(path: Path, subcommand: str = "fit") -> None:
     if not path.is_file():
         raise FileNotFoundError(f"argument `ckpt_path` must be a checkpoint file or 'last', got {path}")
     content = read_checkpoint(path, keep=True)
-    needed = ("pytorch-lightning_version", "global_step")
+    needed: tuple[str, ...] = ("pytorch-lightning_version", "global_step")
     needed += ("loops", "optimizer_states", "lr_schedulers") if subcommand == "fit" else ()
     rule = f"argument `ckpt_path` must be a checkpoint of this package, got {path}"
     for name in needed:

@@ -38,7 +38,7 @@ def open_image(encoded: EncodedImage) -> PIL.Image.Image:
     """
     path = (encoded or {}).get("path") or "one without a path"
     try:
-        image = PIL.Image.open(io.BytesIO(_content(encoded)), formats=FORMATS)
+        image: PIL.Image.Image = PIL.Image.open(io.BytesIO(_content(encoded)), formats=FORMATS)
         limit = PIL.Image.MAX_IMAGE_PIXELS  # up to twice as many, PIL itself only warns
         if limit is not None and image.width * image.height > limit:
             raise ValueError(f"{image.width} x {image.height} pixels are more than {limit}")

@@ -200,7 +200,7 @@ def frechet_distance(first: Reference, second: Reference) -> float:
 
 
 def score_generator(
-    metric: GenerativeScores,
+    metric: Metric,
     generate: Callable[[range], Tensor],
     count: int,
     batch_size: int = 100,

@@ -1,7 +1,7 @@
 """Figures 1 and 2 of PC-GAN, drawn onto axes: for the page of `pcgan report` and for the pictures of a run."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import numpy as np
 from matplotlib import colormaps
@@ -15,7 +15,7 @@ from pcgan_lightning.report.svg import TOOLTIP
 MAXIMUM_POINTS = 200  # of a line: more cannot be told apart and would make the page large
 
 
-def draw_line(axis: Axes, series: Series, name: str, **style: Any) -> None:
+def draw_line(axis: Axes, series: Union[Series, tuple[list[int], list[float]]], name: str, **style: Any) -> None:
     """Draw one measured number over iterations; on the page the line tells its name under the mouse."""
     # One measurement, or two, must be seen as well.
     axis.plot(*series, marker="o" if len(series[0]) < 3 else "", gid=TOOLTIP + name, **style)
@@ -96,4 +96,5 @@ def thin(series: Series) -> Series:
 
 def tint(color: str, amount: float) -> str:
     """Return a colour mixed with white."""
-    return to_hex([channel + (1 - channel) * amount for channel in to_rgb(color)])
+    red, green, blue = (channel + (1 - channel) * amount for channel in to_rgb(color))
+    return to_hex((red, green, blue))

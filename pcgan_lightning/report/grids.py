@@ -52,7 +52,7 @@ def _embed(iteration: int, path: Path, side: int) -> Grid:
     try:
         content, kind = path.read_bytes(), "png"
         # No other format is tried: to see some (EPS), PIL starts another program on them.
-        picture = Image.open(io.BytesIO(content), formats=["PNG"])
+        picture: Image.Image = Image.open(io.BytesIO(content), formats=["PNG"])
         limit = Image.MAX_IMAGE_PIXELS  # up to twice as many, PIL itself only warns
         if limit is not None and picture.width * picture.height > limit:
             raise ValueError(f"{picture.width} x {picture.height} pixels are more than {limit}")

@@ -2,6 +2,7 @@
 
 import io
 import re
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -14,7 +15,7 @@ PAGE_WIDTH, GAP = 11.875, 0.25  # inches, 96 CSS pixels each; the page's style s
 TOOLTIP = "tooltip: "  # begins the gid of what says its name under the mouse
 MARGINS = {"left": 0.46, "right": 0.12, "top": 0.1, "bottom": 0.44}  # inches
 # Text stays text, so that it takes the page's font and can be selected. A name may hold a $.
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {  # matplotlib types the keys as the list of them all
     "svg.fonttype": "none",
     "text.parse_math": False,
     "figure.facecolor": "none",
@@ -96,7 +97,7 @@ def to_svg(figure: Figure, title: str) -> str:
         )
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    box = re.search(r'viewBox="[^"]*"', svg)[0]
+    box = next(re.finditer(r'viewBox="[^"]*"', svg))[0]
     svg = svg[svg.index(">") + 1 :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(rf'<g id="{TOOLTIP}([^"]*)">', r"<g><title>\1</title>", svg)

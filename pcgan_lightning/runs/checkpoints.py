@@ -78,7 +78,7 @@ def read_checkpoint(
     if file is not None and not file.is_file():
         raise FileNotFoundError(f"{rule} file, got {path}, which does not exist")
     key = (str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) if file is not None else None
-    content = _kept.pop(key, None) if map_location == "cpu" else None
+    content = _kept.pop(key, None) if map_location == "cpu" else None  # type: ignore[arg-type]  # None is no key
     _kept.clear()
     if content is None:
         content = _read(path, map_location, rule)

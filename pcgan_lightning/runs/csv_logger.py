@@ -28,6 +28,8 @@ class RunCSVLogger(CSVLogger):
         save_dir: the run folder.
     """
 
+    _experiment: Optional["_RunWriter"]
+
     def __init__(self, save_dir: str) -> None:
         # Each row is on disk before the next checkpoint is, or a killed run would resume with a gap.
         super().__init__(save_dir, name="", version="", flush_logs_every_n_steps=1)
@@ -35,7 +37,7 @@ class RunCSVLogger(CSVLogger):
     @property
     @override
     @rank_zero_experiment
-    def experiment(self) -> ExperimentWriter:
+    def experiment(self) -> "_RunWriter":
         if self._experiment is None:
             self._experiment = _RunWriter(log_dir=self.log_dir)
         return self._experiment
@@ -88,7 +90,7 @@ class _RunWriter(ExperimentWriter):
         if new_columns or self._size is None or not self._path.exists():
             self._rewrite()
         else:
-            self._append()
+            self._append(self._size)
         self.metrics = []
 
     def _rewrite(self) -> None:
@@ -96,20 +98,20 @@ class _RunWriter(ExperimentWriter):
         if self._size is None:  # of an earlier part of the run
             limit = self._kept_until
             former = [] if limit is None else [row for row in former if int(float(row["step"])) <= limit]
-        rows = [*former, *self.metrics]
-        columns = sorted(set().union(*rows))
+        rows: list[Mapping[str, Any]] = [*former, *self.metrics]
+        columns = sorted({column for row in rows for column in row})
         content = _lines([dict(zip(columns, columns, strict=True)), *rows], columns)
         write_whole(self._path, content)
         self.metrics_keys, self._size = columns, len(content)
 
-    def _append(self) -> None:
+    def _append(self, size: int) -> None:
         lines = _lines(self.metrics, self.metrics_keys)
         # Over what a failed attempt may have left behind the last whole line, as on a full disk.
         with self._path.open("rb+") as file:
-            file.seek(self._size)
+            file.seek(size)
             file.truncate()
             file.write(lines)
-        self._size += len(lines)
+        self._size = size + len(lines)
 
 
 def _lines(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:

@@ -60,6 +60,7 @@ def _named_class(path: Any, key: str, kinds: tuple[type, ...]) -> type:
 
 def _defaults(kind: type) -> Iterator[Any]:
     """Yield the defaults of a class's constructor, and of those that it may hand its arguments on to."""
+    base: Any  # subclasses may have other constructors, which mypy warns of
     for base in kind.__mro__:
         if inspect.isfunction(base.__init__):
             yield from (parameter.default for parameter in inspect.signature(base.__init__).parameters.values())
