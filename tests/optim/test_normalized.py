@@ -296,6 +296,5 @@ def test_layer_scales(tmp_path):
         moved = first_update(NSGDA(parameters.items(), lr=0.1, layer_scales=source, **scope), parameters)
         lengths = [norm(moved, names) for names in BLOCKS["layer"]]
         assert lengths == pytest.approx([0.2, 0.07, 0.0], rel=1e-12)
-    parameters["second.weight"].requires_grad_(False)  # frozen layers need none
-    parameters["second.weight"].grad = None
+    parameters["second.weight"].requires_grad_(False).grad = None  # frozen layers need none
     NSGDA(parameters.items(), lr=1.0, layer_scales={"first": 0.3, "": 0.1}).step()
