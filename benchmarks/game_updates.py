@@ -21,13 +21,12 @@ from collections.abc import Callable
 import torch
 from results_file import save_result
 from torch import nn
-from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
 from pcgan_lightning.games import JARE, ConOpt, GameMethod, SimGD
 from pcgan_lightning.losses import NonSaturatingLoss
 from pcgan_lightning.networks import CNNDiscriminator, CNNGenerator
-from pcgan_lightning.spectra import precondition
+from pcgan_lightning.spectra import precondition, shared_weights
 
 METHODS: dict[str, GameMethod] = {"SimGD": SimGD(), "ConOpt": ConOpt(10.0), "JARE": JARE(10.0)}
 WEIGHTS: dict[str, Callable[[nn.Module], nn.Module]] = {
@@ -52,7 +51,7 @@ class Iteration:
 
     def __call__(self) -> None:
         fake = self.generator(torch.randn(len(self.real), self.generator.latent_dim, device=self.device))
-        with parametrize.cached():
+        with shared_weights():
             real_scores, fake_scores = self.discriminator(self.real), self.discriminator(fake)
         losses = self.loss.generator(fake_scores), self.loss.discriminator(real_scores, fake_scores)
         for own, optimizer, gradients in zip(

@@ -1,16 +1,17 @@
 """From encoded image files to uint8 tensors, in threads."""
 
+import io
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar, Union
 
-import datasets
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
 from datasets import Dataset, IterableDataset
+from datasets.utils.file_utils import xopen
 from lightning.pytorch.utilities import rank_zero_only
 from rich.progress import track
 from torch import Tensor
@@ -20,6 +21,8 @@ ImageShape = tuple[int, int, int]  # channels, height, width
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+# Others are not even tried: to see some (EPS), PIL starts another program on them.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 # Images of one task of the thread pool: handing it over costs little next to it, and it still shows progress.
 CHUNK = 256
 # Fewer images take a few seconds: a progress bar would only flash by.
@@ -27,20 +30,38 @@ PROGRESS_FROM = 20_000
 
 
 def open_image(encoded: EncodedImage) -> PIL.Image.Image:
-    """Opens an image, turned as its EXIF data says.
+    """Opens an image of one of `FORMATS`, whatever its name says, turned as its EXIF data says.
 
     Raises:
-        ValueError: If PIL cannot read it, or if it has more than 8 bits per channel: PIL would clip its
-            values to 255 rather than scale them.
+        ValueError: If PIL cannot read it, if it has more pixels than PIL's `MAX_IMAGE_PIXELS`, or more than 8
+            bits per channel: PIL would clip its values to 255 rather than scale them.
     """
     path = (encoded or {}).get("path") or "one without a path"
     try:
-        image = datasets.Image().decode_example(encoded or {"bytes": None, "path": None})
+        image = PIL.Image.open(io.BytesIO(_content(encoded)), formats=FORMATS)
+        limit = PIL.Image.MAX_IMAGE_PIXELS  # up to twice as many, PIL itself only warns
+        if limit is not None and image.width * image.height > limit:
+            raise ValueError(f"{image.width} x {image.height} pixels are more than {limit}")
+        image.load()
+        if image.getexif().get(PIL.Image.ExifTags.Base.Orientation) is not None:
+            image = PIL.ImageOps.exif_transpose(image)  # a copy, without the format
     except Exception as error:  # PIL raises OSError, SyntaxError, its own DecompressionBombError, ...
-        raise ValueError(f"argument `source` must hold readable images, got {path}: {error}") from error
+        unknown = isinstance(error, PIL.UnidentifiedImageError)
+        reason = f"it is none of {', '.join(FORMATS)}" if unknown else " ".join(str(error).split())
+        raise ValueError(f"argument `source` must hold readable images, got {path}: {reason}") from error
     if image.mode == "F" or image.mode.startswith("I"):
         raise ValueError(f"argument `source` must hold 8-bit images, got one of PIL's mode {image.mode!r}: {path}")
     return image
+
+
+def _content(encoded: EncodedImage) -> bytes:
+    """The bytes of an image, which may lie in a file, here or on the hub."""
+    if not encoded:
+        raise ValueError("there is none")
+    if encoded["bytes"] is not None:
+        return encoded["bytes"]
+    with xopen(encoded["path"], "rb") as file:
+        return file.read()
 
 
 def color_channels(image: PIL.Image.Image) -> int:

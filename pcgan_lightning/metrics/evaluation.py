@@ -20,7 +20,8 @@ def latent_sampler(module: nn.Module, latents: Tensor, averaged: bool = True) ->
     options = {} if averaged else {"averaged": False}  # modules of others need not know of averages
 
     def sample(numbers: range) -> Tensor:
-        return module.sample_images(latents[numbers.start : numbers.stop : numbers.step], **options)
+        wanted = latents[numbers.start : numbers.stop : numbers.step]
+        return module.sample_images(wanted, **options)  # type: ignore[operator]  # of a module: Tensor or Module to torch
 
     return sample
 

@@ -1,22 +1,24 @@
 """Statistics of the real images, computed once and kept on disk."""
 
 import hashlib
+import logging
 import os
 import tempfile
-import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Optional, Union
 
 import torch
 from rich.progress import track
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from pcgan_lightning.data import RealImages
 from pcgan_lightning.metrics.features import Features
+from pcgan_lightning.runs import write_whole
 
+log = logging.getLogger("lightning.pytorch")
+CHECKSUM_BYTES = 32
 # KID draws subsets of them, precision and recall measure distances among them: more would only cost.
 KEPT_FEATURES = 10_000
 
@@ -58,7 +60,7 @@ def reference_statistics(
         real: the images. They are decoded only if the cache has no statistics of them.
         features: what to see in them.
         cache: folder; entries are named by a digest of the images and of the features' weights. None:
-            :func:`default_cache`.
+            :func:`default_cache`. One that is damaged, or of other images, is told of and replaced.
         batch_size: images seen at once.
         device: where the features are computed.
         progress: show a bar.
@@ -67,18 +69,20 @@ def reference_statistics(
         OSError: before anything is computed, for a cache that cannot be written to.
     """
     features.load()
-    key = hashlib.blake2b(f"2 {real.digest} {features.fingerprint()}".encode(), digest_size=16).hexdigest()
-    path = (cache or default_cache()) / f"{key}.safetensors"
-    try:
-        return Reference(**load_file(path))
-    except (FileNotFoundError, SafetensorError, TypeError):  # not there, or damaged
-        pass
+    key = hashlib.blake2b(f"3 {real.digest} {features.fingerprint()}".encode(), digest_size=16).hexdigest()
+    path = (cache or default_cache()) / f"{key}.statistics"
+    known = _read(path, key)
+    if known is not None:
+        return known
     _require_writable(path.parent)
     features.to(device)
     batches = real.load().split(batch_size)
     batches = track(batches, "features of real images", disable=not progress)
     reference = statistics(torch.cat([features(batch.to(device))[0].cpu() for batch in batches]))
-    _write(reference, path)
+    try:
+        _write(reference, path, key)
+    except OSError as error:  # a full disk, or a folder in its place
+        log.warning(f"statistics of real images can't be kept in {path}: {error}")
     return reference
 
 
@@ -99,8 +103,28 @@ def _require_writable(folder: Path) -> None:
         raise OSError(f"argument `cache` must be a folder that can be written to, got {folder} ({error})") from error
 
 
-def _write(reference: Reference, path: Path) -> None:
-    # Several processes may write the same entry, and any may be interrupted.
-    draft = path.with_name(f"{uuid.uuid4().hex}.draft")
-    draft.write_bytes(save(asdict(reference)))  # safetensors' own file would be readable for its owner alone
-    draft.replace(path)
+def _checksum(key: str, content: bytes) -> bytes:
+    # Of the key as well: a whole file of other images is no less wrong.
+    return hashlib.blake2b(key.encode() + content, digest_size=CHECKSUM_BYTES).digest()
+
+
+def _read(path: Path, key: str) -> Optional[Reference]:
+    """Return the statistics in a file, None where it is missing or its content is not what was written."""
+    try:
+        file = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        log.warning(f"cached statistics can't be read and are computed again: {error}")
+        return None
+    checksum, content = file[:CHECKSUM_BYTES], file[CHECKSUM_BYTES:]
+    if checksum != _checksum(key, content):
+        log.warning(f"cached statistics are damaged and are computed again: {path}")
+        return None
+    return Reference(**load(content))
+
+
+def _write(reference: Reference, path: Path, key: str) -> None:
+    """Write the checksum and then the statistics in safetensors' format."""
+    content = save(asdict(reference))
+    write_whole(path, _checksum(key, content) + content)

@@ -5,7 +5,6 @@ from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from typing_extensions import override
 
 from pcgan_lightning.losses import AdversarialLoss, HingeLoss
@@ -13,6 +12,7 @@ from pcgan_lightning.modules._averaging import MovingAverage
 from pcgan_lightning.modules._evaluation import HeldOutLosses
 from pcgan_lightning.modules._recorded import RecordedModule
 from pcgan_lightning.networks import ResNetDiscriminator, ResNetGenerator, evaluation_mode
+from pcgan_lightning.spectra import shared_weights
 
 
 class GameModule(RecordedModule):
@@ -100,7 +100,7 @@ class GameModule(RecordedModule):
     def scores(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
         """Return the discriminator's raw scores ``[N]`` of real and ``[M]`` of generated images."""
         # Both passes see the same weights: g(SN(W)) is computed once for the two.
-        with parametrize.cached():
+        with shared_weights():
             return self.discriminator(real), self.discriminator(fake)
 
     def losses(self, real_scores: Tensor, fake_scores: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pcgan_lightning.report.run_data import Run
 
@@ -51,9 +51,15 @@ def _embed(iteration: int, path: Path, side: int) -> Grid:
     """Return a picture as it is where it is small, otherwise as JPEG of at most `side` pixels."""
     try:
         content, kind = path.read_bytes(), "png"
-        picture = Image.open(io.BytesIO(content)).convert("RGB")
-    except OSError as error:
-        raise ValueError(f"argument `runs` must hold readable sample grids, got {path}") from error
+        # No other format is tried: to see some (EPS), PIL starts another program on them.
+        picture = Image.open(io.BytesIO(content), formats=["PNG"])
+        limit = Image.MAX_IMAGE_PIXELS  # up to twice as many, PIL itself only warns
+        if limit is not None and picture.width * picture.height > limit:
+            raise ValueError(f"{picture.width} x {picture.height} pixels are more than {limit}")
+        picture = picture.convert("RGB")
+    except Exception as error:  # PIL raises OSError, SyntaxError, its own DecompressionBombError, ...
+        reason = "it is no PNG" if isinstance(error, UnidentifiedImageError) else error
+        raise ValueError(f"argument `runs` must hold readable sample grids, got {path}: {reason}") from error
     if len(content) > LARGE_FILE or max(picture.size) > 2 * side:
         picture.thumbnail((side, side), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()

@@ -95,6 +95,7 @@ def read_runs(folders: list[Path]) -> list[Run]:
 
 
 def _read_run(folder: Path, name: str, number: int) -> Run:
+    _check_inside(folder)
     grids = ((re.fullmatch(r"iteration_(\d+)\.png", p.name), p) for p in sorted(folder.glob(f"{SAMPLES}/*.png")))
     evaluations = [_read_mapping(path, "scores") for path in sorted(folder.glob(f"{EVALUATIONS}/*.json"))]
     config = folder / CONFIG_FILE
@@ -110,6 +111,14 @@ def _read_run(folder: Path, name: str, number: int) -> Run:
         evaluations=sorted(evaluations, key=lambda e: (str(e.get("date") or ""), int(e.get("iteration") or 0))),
         grids={int(match[1]): path for match, path in grids if match},
     )
+
+
+def _check_inside(folder: Path) -> None:
+    """Refuse a run folder of which a file that the page shows is a link to something outside of it."""
+    patterns = (CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, f"{SAMPLES}/*.png", f"{EVALUATIONS}/*.json")
+    for path in (path for pattern in patterns for path in sorted(folder.glob(pattern))):
+        if not path.resolve().is_relative_to(folder):
+            raise ValueError(f"argument `runs` must hold files of their own, got {path}, a link to {path.resolve()}")
 
 
 def _names(folders: list[Path]) -> list[str]:

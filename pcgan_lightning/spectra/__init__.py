@@ -19,6 +19,7 @@ from pcgan_lightning.spectra.preconditioning import (
     precondition,
     remove_preconditioning,
 )
+from pcgan_lightning.spectra.shared_weights import shared_weights
 from pcgan_lightning.spectra.singular_values import (
     condition_number,
     modified_condition_number,
@@ -44,6 +45,7 @@ __all__ = [
     "precondition",
     "preconditioners",
     "remove_preconditioning",
+    "shared_weights",
     "singular_values",
     "weight_layers",
 ]

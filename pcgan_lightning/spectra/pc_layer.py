@@ -6,22 +6,20 @@ singular vectors and the coefficients.
 
 import contextlib
 import copy
-import weakref
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.nn.utils import parametrize
 
+from pcgan_lightning.spectra.followed_layers import FOLLOWED_LAYERS, Followed
 from pcgan_lightning.spectra.matrices import MatrixLayout, weight_layers
 from pcgan_lightning.spectra.polynomials import Polynomial
+from pcgan_lightning.spectra.shared_weights import Kept, kept_weights, origin_of
 
 EPSILON = 1e-12  # of the power iteration's normalisations, as in torch's own spectral norm
-
-# Layers whose power iteration follows the optimizers, by id; weak, so that a network can be collected, and ordered,
-# so that two equal runs batch them alike.
-FOLLOWED_LAYERS: "weakref.WeakValueDictionary[int, nn.Module]" = weakref.WeakValueDictionary()
 
 
 class Preconditioner(nn.Module):
@@ -53,7 +51,7 @@ class Preconditioner(nn.Module):
         u, v = leading_singular_vectors(self.matrices(weight.detach()))
         self.register_buffer("u", u)
         self.register_buffer("v", v)
-        self._layer: weakref.ref[nn.Module] | None = None
+        self._followed: Followed | None = None
 
     def matrices(self, weight: Tensor) -> Tensor:
         """Return the weight's matrices ``[groups, rows, cols]`` in at least float32."""
@@ -66,7 +64,17 @@ class Preconditioner(nn.Module):
         return torch.linalg.vecdot(u, (matrices @ v.unsqueeze(-1)).squeeze(-1)).amax()
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return g(SN(weight)), of the shape and dtype of `weight`."""
+        """Return g(SN(weight)), of the shape and dtype of `weight`; the same one inside of ``shared_weights``."""
+        kept = kept_weights()
+        if kept is None or (origin := origin_of((self.polynomial, id(weight)), (weight, self.u, self.v))) is None:
+            return self._compute(weight)
+        found = kept.get(id(self))
+        if found is None or found.origin != origin:
+            alive = weight, *(t.detach() for t in (weight, self.u, self.v))
+            found = kept[id(self)] = Kept(origin, alive, self._compute(weight))
+        return found.weight
+
+    def _compute(self, weight: Tensor) -> Tensor:
         with _without_autocast(weight.device.type):
             matrices = self.matrices(weight)
             matrices = self.polynomial.of_matrix(matrices / self.spectral_norm(matrices))
@@ -87,6 +95,9 @@ class Preconditioner(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         before = self.u, self.v
         super()._apply(fn, recurse)
+        if self._followed is not None:
+            # Next, torch may put another Parameter in the weight's place.
+            FOLLOWED_LAYERS.look_again(self._followed)
         # A half-precision network keeps float32 singular vectors, lest the estimate be off by a rounding of 2^-9.
         for name, buffer in zip(("u", "v"), before, strict=True):
             if getattr(self, name).dtype.itemsize < 4:
@@ -98,15 +109,31 @@ class Preconditioner(nn.Module):
         memo[id(self)] = replica
         replica.__dict__ = copy.deepcopy(self.__dict__, memo)
         # A copied layer trains on its own, so optimizer steps must find it as well.
-        layer = memo.get(id(self._layer())) if self._layer is not None else None
+        layer = memo.get(id(self._followed.layer())) if self._followed is not None else None
+        replica._followed = None
         if layer is not None:
             replica.follow(layer)
         return replica
 
     def follow(self, layer: nn.Module) -> None:
         """Move u and v whenever an optimizer has stepped on this layer's weight."""
-        self._layer = weakref.ref(layer)
-        FOLLOWED_LAYERS[id(layer)] = layer
+        self._followed = FOLLOWED_LAYERS.add(layer)
+
+    def expect(self, weight: nn.Parameter) -> None:
+        """Follow the layer to another Parameter that takes the place of its weight."""
+        if self._followed is not None:
+            FOLLOWED_LAYERS.expect(self._followed, weight)
+
+
+def _follow_to_new_weight(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+    if isinstance(module, parametrize.ParametrizationList) and name == "original" and parameter is not None:
+        first = next(iter(module), None)
+        if isinstance(first, Preconditioner):
+            first.expect(parameter)
+
+
+# Called before an assignment or `load_state_dict(assign=True)` replaces a Parameter of any module.
+register_module_parameter_registration_hook(_follow_to_new_weight)
 
 
 def preconditioners(module: nn.Module) -> dict[str, Preconditioner]:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
+from pcgan_lightning.spectra.followed_layers import FOLLOWED_LAYERS
 from pcgan_lightning.spectra.matrices import batch_by_shape, weight_layers
-from pcgan_lightning.spectra.pc_layer import EPSILON, FOLLOWED_LAYERS, original_weight, preconditioner_of
+from pcgan_lightning.spectra.pc_layer import EPSILON, original_weight, preconditioner_of
 
 
 def power_iteration(module: nn.Module, iterations: int = 1) -> None:
@@ -45,14 +46,9 @@ def _power_iterate(layers: Iterable[nn.Module], iterations: int = 1) -> None:
 
 
 def _after_optimizer_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
-    if not FOLLOWED_LAYERS:
-        return
-    stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    _power_iterate(
-        layer
-        for layer in FOLLOWED_LAYERS.values()
-        if preconditioner_of(layer) and id(original_weight(layer)) in stepped
-    )
+    layers = FOLLOWED_LAYERS.of_optimizer(optimizer)
+    if layers:
+        _power_iterate(layers)
 
 
 register_optimizer_step_post_hook(_after_optimizer_step)

@@ -9,7 +9,6 @@ from torch.nn.utils import parametrize
 
 from pcgan_lightning.spectra.matrices import MatrixLayout, WeightLayer, is_convolution, weight_layers
 from pcgan_lightning.spectra.pc_layer import (
-    FOLLOWED_LAYERS,
     Preconditioner,
     original_weight,
     preconditioner_of,
@@ -56,6 +55,7 @@ def precondition(
 
     Example:
         >>> from torch import nn
+        >>> from pcgan_lightning.spectra import preconditioners
         >>> net = precondition(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 1)), degree=7)
         >>> [p.polynomial.degree for p in preconditioners(net).values()]
         [7, 1]
@@ -111,7 +111,6 @@ def remove_preconditioning(module: ModuleT) -> ModuleT:
     layers = [layer for layer in weight_layers(module).values() if preconditioner_of(layer) is not None]
     # All weights before the first is written, since layers may share one.
     for layer, weight in [(layer, layer.weight.detach().clone()) for layer in layers]:
-        FOLLOWED_LAYERS.pop(id(layer), None)
         # Copies of a layer share the class that torch made for it, and torch takes the property off the class.
         shared = type(layer)
         layer.__class__ = type(shared.__name__, shared.__bases__, dict(shared.__dict__))

@@ -17,12 +17,11 @@ NSGDA_CONFIGS = sorted((ROOT / "configs" / "nsgda").glob("*.yaml"))
 JARE_CONFIGS = sorted((ROOT / "configs" / "jare").glob("cifar10_*.yaml"))
 
 
-def parquet_like(config, folder):
+def parquet_like(resolved, folder):
     """A local stand-in for a config's hub dataset: real files of the right size, kind and column."""
     import datasets
 
-    model = yaml.safe_load((config.parent / config_of(config)["data"]).read_text())["init_args"]
-    size = model.get("image_size", 32)
+    size = resolved["data"]["init_args"]["image_size"]
     rng = np.random.default_rng(0)
     images = [Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8)) for _ in range(6)]
     table = datasets.Dataset.from_dict({"image": images}, features=datasets.Features(image=datasets.Image()))
@@ -149,9 +148,9 @@ def covering(configs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", covering(CONFIGS + NSGDA_CONFIGS + JARE_CONFIGS), ids=lambda p: p.stem)
-def test_config_runs(config, monkeypatch, tmp_path):
+def test_config_runs(config, resolve, monkeypatch, tmp_path):
     """One iteration with every piece of an experiment, at tiny width, on local images; nothing is written."""
-    source = parquet_like(config, tmp_path)
+    source = parquet_like(resolve(config), tmp_path)
     monkeypatch.chdir(tmp_path)
     discriminator_steps = 5 if "_5-1_" in config.stem or "wgan_gp" in config.stem else 1
     status = pcgan(
@@ -165,10 +164,10 @@ def test_config_runs(config, monkeypatch, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [source.name]
 
 
-def test_saved_config_is_whole(monkeypatch, tmp_path):
+def test_saved_config_is_whole(resolve, monkeypatch, tmp_path):
     """A config composed from pieces is saved as one file, from which the run can be made again elsewhere."""
     config = ROOT / "configs" / "pcgan" / "cifar10_resnet_1-1_apc.yaml"
-    source = parquet_like(config, tmp_path)
+    source = parquet_like(resolve(config), tmp_path)
     common = ("--trainer.accelerator=cpu", "--trainer.enable_model_summary=false", "--trainer.max_steps=1")
     data = ("--data.source", source, "--data.validation_split=null", "--data.batch_size=4")
     width = ("--model.generator.width=1", "--model.discriminator.width=1")

@@ -185,8 +185,6 @@ def test_config_calls_nothing(place, call, victim, monkeypatch, tmp_path, capsys
         ["--model.generator_optimizer=evil_names.make_optimizer"],
         ["--model.generator_scheduler=os.system"],
         ["--scores=ScoreLogger", "--scores.sample=os.system"],
-        ["--spectrum.target=os.system"],
-        ["--preconditioning.target=evil_names.model"],
         ["--preconditioning.layers=evil_names.model"],
         ["--trainer.callbacks+=JacobianSpectrumLogger", "--trainer.callbacks.losses=os.system"],
         # Arguments of a class that this package knows nothing of, of any name.

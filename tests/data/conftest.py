@@ -6,6 +6,8 @@ import datasets
 import pytest
 from helpers.images import dataset, encode, numbered
 
+from pcgan_lightning.data import ImageDataModule
+
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
@@ -29,3 +31,29 @@ def parquet_folder(tmp_path) -> Path:
         images = [encode(numbered(number)) for number in range(first, last)]
         dataset(images, label=list(range(first, last))).to_parquet(folder / f"{split}.parquet")
     return folder
+
+
+@pytest.fixture
+def data_module():
+    """Makes data modules, and stops their threads after the test."""
+    made = []
+
+    def make(source="digits", **settings):
+        defaults = {"image_size": 8} if source == "digits" else {"image_size": 4}
+        made.append(ImageDataModule(str(source), **defaults | settings))
+        return made[-1]
+
+    yield make
+    for module in made:
+        module.teardown("fit")
+
+
+@pytest.fixture
+def first():
+    """The first batch that a module gives outside a Trainer."""
+
+    def first(module):
+        module.setup("fit")
+        return next(iter(module.train_dataloader()))
+
+    return first

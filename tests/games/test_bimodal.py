@@ -10,17 +10,6 @@ from pcgan_lightning.games.bimodal import OUTGROWN
 from pcgan_lightning.optim import NSGDA
 
 
-def random_players(game, games, scale=0.7):
-    source = torch.Generator().manual_seed(0)
-    draw = lambda *shape: scale * torch.randn(shape, generator=source, dtype=torch.float64)  # noqa: E731
-    return BimodalPlayers(
-        draw(games, game.discriminator_neurons, game.dimension),
-        draw(games),
-        draw(games),
-        draw(games, game.generator_neurons, game.dimension),
-    )
-
-
 def value(game, players, real, neuron):
     """log D(x) + log(1 - D(G(z))), written down again with z as a vector."""
     z = torch.nn.functional.one_hot(neuron, game.generator_neurons).double()
@@ -37,7 +26,8 @@ def value(game, players, real, neuron):
 
 def test_gradients_are_autograds():
     game = BimodalGame(dimension=20)
-    players = BimodalPlayers(*(p.requires_grad_() for p in random_players(game, 5)))
+    shapes = (game.discriminator_neurons, 20), (), (), (game.generator_neurons, 20)
+    players = BimodalPlayers(*((0.7 * torch.randn(5, *s).double()).requires_grad_() for s in shapes))
     real, neuron = game.modes[torch.tensor([0, 1, 1, 0, 1])], torch.tensor([0, 3, 5, 1, 0])
     expected = torch.autograd.grad(value(game, players, real, neuron).sum(), players)
     for found, gradient in zip(game.gradients(players, real, neuron), expected, strict=True):
@@ -52,8 +42,8 @@ def test_setting():
     torch.testing.assert_close(gram, expected)
     assert (game.discriminator_neurons, game.generator_neurons) == (7, 14)
     start = game.initial(range(200))
-    assert start.w.norm(dim=2).mean().item() == pytest.approx(0.1, rel=0.01)
-    assert start.v.norm(dim=2).mean().item() == pytest.approx(0.1, rel=0.01)
+    for neurons in (start.w, start.v):
+        assert neurons.norm(dim=2).mean().item() == pytest.approx(0.1, rel=0.01)
     assert torch.equal(start.b, torch.zeros(200, dtype=torch.float64))
 
 
@@ -106,13 +96,11 @@ def test_what_is_recorded():
     game = BimodalGame(dimension=16)
     run = game.play("nsgda", 0.05, 0.04, 95, range(3), record_every=20)
     assert run.iteration.tolist() == [0, 20, 40, 60, 80, 95]
-    assert run.generator_cosines.shape == (6, 3, game.generator_neurons, 3)
-    assert run.discriminator_cosines.shape == (6, 3, game.discriminator_neurons, 3)
     assert run.generator_speed.shape == run.discriminator_speed.shape == (6, 3)
-    v = run.players.v[1, 2]
     directions = [game.modes[0], game.modes[1], game.modes.sum(0)]
-    expected = [torch.cosine_similarity(v, direction, dim=0).item() for direction in directions]
-    assert run.generator_cosines[-1, 1, 2].tolist() == pytest.approx(expected)
+    for neurons, found in ((run.players.v, run.generator_cosines), (run.players.w, run.discriminator_cosines)):
+        expected = [torch.cosine_similarity(neurons, direction, dim=2) for direction in directions]
+        torch.testing.assert_close(found[-1], torch.stack(expected, -1))
 
 
 def test_counting_modes():
@@ -125,8 +113,6 @@ def test_counting_modes():
     v = torch.stack([torch.cat([torch.stack(pair), rest]) for pair in ((u1, u2), (u1, u1), (u1 + u2, u1 + u2))])
     run.generator_cosines = game._cosines(v)[None]
     assert run.modes_recovered().tolist() == [[2, 1, 0]]
-    with pytest.raises(ValueError, match=r"argument `threshold` must be above the average's cosine 0.8248, at most 1"):
-        run.modes_recovered(0.82)  # 1 / log 16 = 0.36
 
 
 @pytest.mark.slow
@@ -150,32 +136,3 @@ def test_a_game_without_gradient_stands_still():
     game = BimodalGame(dimension=16, slope=0.0)
     run = game.play("nsgda", 0.05, 0.04, 1, range(2))
     assert torch.equal(run.players.v, game.initial(range(2)).v)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"dimension": 4}, "argument `dimension` must be at least 8, got 4"),
-        ({"correlation": 1.0}, r"argument `correlation` must be in \(0, 1\), got 1.0"),
-        ({"discriminator_neurons": 0}, "argument `discriminator_neurons` must be positive, got 0"),
-        ({"generator_neurons": -1}, "argument `generator_neurons` must be positive, got -1"),
-        ({"generator_scale": 0.0}, "argument `generator_scale` must be positive, got 0.0"),
-    ],
-)
-def test_games_that_are_none(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        BimodalGame(**arguments)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("adam", 0.1, 0.1, 5), "argument `rule` must be 'sgda' or 'nsgda', got 'adam'"),
-        (("sgda", -0.1, 0.1, 5), "argument `discriminator_rate` must not be negative, got -0.1"),
-        (("sgda", 0.1, -0.1, 5), "argument `generator_rate` must not be negative, got -0.1"),
-        (("sgda", 0.1, 0.1, 0), "argument `iterations` must be at least 1, got 0"),
-    ],
-)
-def test_plays_that_are_none(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        BimodalGame(dimension=16).play(*arguments)

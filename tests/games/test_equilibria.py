@@ -58,21 +58,16 @@ def equilibrium(discriminator, hidden=2, saturating=True):
 )
 def test_block_form_is_autograds_jacobian(make, own, other, saturating):
     """Lemma 3, and its extension to ConOpt and JARE."""
-    torch.manual_seed(0)
     game, generate, discriminator = equilibrium(make(), saturating=saturating)
     assert game.update_direction().abs().max() < 1e-15
     p, q = equilibrium_blocks(generate, discriminator, game.generator, game.discriminator)
-    n, m = game.sizes
-    assert (p.shape, q.shape) == ((n, m), (m, m))
+    assert min(p.abs().max(), q.abs().max()) > 0.01
     expected = equilibrium_jacobian(p, q, own, other)
-    assert p.abs().max() > 0.01
-    assert q.abs().max() > 0.01
     torch.testing.assert_close(game.regularized(own, other).jacobian(), expected, rtol=1e-10, atol=1e-12)
 
 
 def test_theorem_4_and_its_zeros():
     """lambda^2 - a1 lambda + a2 = 0 with Rayleigh quotients of Q and P^T P; zeros where n is larger than m."""
-    torch.manual_seed(0)
     n, m = 7, 4
     p, q = torch.randn(n, m).double(), torch.randn(m, m).double()
     q = -q @ q.T
@@ -88,7 +83,6 @@ def test_theorem_4_and_its_zeros():
 
 def test_theorem_5_in_the_limit():
     """JARE's eigenvalues over gamma are those of -P^T P and of -P P^T, to order gamma^-1/2."""
-    torch.manual_seed(0)
     n, m = 5, 3
     p, q = torch.randn(n, m).double(), torch.randn(m, m).double()
     q = -q @ q.T

@@ -5,12 +5,14 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 
-from pcgan_lightning.metrics import ClassifierFeatures, Features, InceptionFeatures, ModuleFeatures
+from pcgan_lightning.data import LabelledImageDataModule
+from pcgan_lightning.metrics import ClassifierFeatures, InceptionFeatures, ModuleFeatures
 from pcgan_lightning.metrics.features import SHIPPED_CLASSIFIER
 from pcgan_lightning.networks import ImageClassifier
 
@@ -27,26 +29,20 @@ def test_inception_is_that_of_torch_fidelity(inception_weights, make_images):
     assert [t.shape[1] for t in ours(images)] == [2048, 1008]
 
 
-def test_classifier_sees_scaled_images(make_images):
-    features = ClassifierFeatures()
-    features.load()
-    images = make_images(3, size=32)
-    found, logits = features(images)
-    scaled = images.float() / 127.5 - 1
-    assert found.shape == (3, features.network.feature_dim)
-    # The other order of memory sums in another order.
-    torch.testing.assert_close(logits, features.network(scaled), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found, features.network.features(scaled), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("size", [16, 48])
-def test_classifier_resizes(make_images, size):
-    """As torchvision does, antialiased; values stay in [-1, 1]."""
+@pytest.mark.parametrize("size", [32, 16, 48])
+def test_classifier_sees_scaled_and_resized_images(make_images, size):
+    """Resized as torchvision does, antialiased; values stay in [-1, 1]."""
     features = ClassifierFeatures()
     features.load()
     images = make_images(4, size=size)
-    resized = resize(images.float() / 127.5 - 1, [32, 32], InterpolationMode.BICUBIC, antialias=True).clamp(-1, 1)
-    torch.testing.assert_close(features(images)[1], features.network(resized), rtol=1e-4, atol=1e-4)
+    found, logits = features(images)
+    seen = images.float() / 127.5 - 1
+    if size != 32:
+        seen = resize(seen, [32, 32], InterpolationMode.BICUBIC, antialias=True).clamp(-1, 1)
+    assert found.shape == (4, features.network.feature_dim)
+    # The other order of memory sums in another order.
+    torch.testing.assert_close(logits, features.network(seen), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found, features.network.features(seen), rtol=1e-4, atol=1e-4)
 
 
 def test_grey_images_are_repeated(features, make_images):
@@ -66,16 +62,25 @@ def test_module_features_in_minus_one_to_one():
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype"), [((2, 3, 8, 8), torch.float32), ((2, 2, 8, 8), torch.uint8), ((3, 8, 8), torch.uint8)]
+    ("use", "message"),
+    [
+        (lambda f: f(torch.zeros(2, 3, 8, 8)), "argument `images` must be uint8 of shape"),
+        (lambda f: f(torch.zeros(2, 2, 8, 8, dtype=torch.uint8)), "argument `images` must be uint8 of shape"),
+        (lambda f: f(torch.zeros(3, 8, 8, dtype=torch.uint8)), "argument `images` must be uint8 of shape"),
+        (
+            lambda f: ModuleFeatures(nn.Conv2d(3, 4, 1))(torch.zeros(2, 3, 8, 8, dtype=torch.uint8)),
+            r"shape \[N, d\], got \[2, 4, 8, 8\] for 2 images",
+        ),
+        # No label may make a classifier's scores look like Inception's.
+        *[
+            (lambda f, label=label: ModuleFeatures(nn.Identity(), label=label), "argument `label` must be a word")
+            for label in ("no word", "inception", "")
+        ],
+    ],
 )
-def test_images_of_the_wrong_kind(features, shape, dtype):
-    with pytest.raises(ValueError, match="argument `images` must be uint8 of shape"):
-        features(torch.zeros(shape, dtype=dtype))
-
-
-def test_features_of_the_wrong_size():
-    with pytest.raises(ValueError, match=re.escape("shape [N, d], got [2, 4, 8, 8] for 2 images")):
-        ModuleFeatures(nn.Conv2d(3, 4, 1))(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+def test_images_features_and_labels_of_the_wrong_kind(features, use, message):
+    with pytest.raises(ValueError, match=message):
+        use(features)
 
 
 def test_fingerprint_follows_weights_and_network(features):
@@ -88,40 +93,30 @@ def test_fingerprint_follows_weights_and_network(features):
     assert features.fingerprint() not in (before, changed)
 
 
-@pytest.mark.parametrize("label", ["no word", "inception", ""])
-def test_label_is_a_word(label):
-    """And none that would make a classifier's scores look like Inception's."""
-    with pytest.raises(ValueError, match="argument `label` must be a word"):
-        ModuleFeatures(nn.Identity(), label=label)
-    assert Features().label == "module"
+class Evil:
+    def __reduce__(self):
+        return (open, ("was_here", "w"))
 
 
-@pytest.mark.parametrize("kind", [InceptionFeatures, ClassifierFeatures])
-def test_files_without_weights(kind, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"argument `weights` must be .*nowhere.*put (it )?there"):
-        kind(weights=tmp_path / "nowhere").load()
+@pytest.mark.parametrize(
+    ("kind", "name", "message"),
+    [
+        *[(kind, "nowhere", r".*nowhere.*put (it )?there") for kind in (InceptionFeatures, ClassifierFeatures)],
+        *[(kind, "text", ".*text") for kind in (InceptionFeatures, ClassifierFeatures)],
+        (InceptionFeatures, "linear.pth", "torch-fidelity's Inception weights.*linear.pth"),
+        (ClassifierFeatures, "linear.safetensors", "written by `pcgan classifier fit`"),
+        (InceptionFeatures, "evil.pth", ".*evil.pth"),
+    ],
+)
+def test_files_without_the_weights(kind, name, message, tmp_path):
+    """None of which runs any code."""
     (tmp_path / "text").write_text("no weights")
-    with pytest.raises(ValueError, match=r"argument `weights` must be .*text"):
-        kind(weights=tmp_path / "text").load()
-
-
-def test_weights_of_another_network(tmp_path):
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "linear.pth")
-    with pytest.raises(ValueError, match=r"argument `weights` must be torch-fidelity's Inception weights.*linear.pth"):
-        InceptionFeatures(weights=tmp_path / "linear.pth").load()
     save_file(nn.Linear(2, 2).state_dict(), tmp_path / "linear.safetensors", {"init_args": "{}"})
-    with pytest.raises(ValueError, match=r"argument `weights` must be written by `pcgan classifier fit`"):
-        ClassifierFeatures(weights=tmp_path / "linear.safetensors").load()
-
-
-def test_inception_weights_run_no_code(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "was_here"), "w"))
-
     torch.save({"weight": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(ValueError, match="argument `weights`"):
-        InceptionFeatures(weights=tmp_path / "evil.pth").load()
+    error = FileNotFoundError if name == "nowhere" else ValueError
+    with pytest.raises(error, match=f"argument `weights` must be {message}"):
+        kind(weights=tmp_path / name).load()
     assert not (tmp_path / "was_here").exists()
 
 
@@ -147,8 +142,6 @@ def test_downloaded_weights_are_found(monkeypatch, tmp_path, inception_weights):
 
 def test_shipped_classifier_is_small_and_says_how_it_was_made():
     assert SHIPPED_CLASSIFIER.stat().st_size < 8e6
-    from safetensors import safe_open
-
     with safe_open(SHIPPED_CLASSIFIER, framework="pt") as file:
         metadata = file.metadata()
     assert metadata["command"].startswith("pcgan classifier fit --config configs/classifier/cifar10.yaml")
@@ -159,8 +152,6 @@ def test_shipped_classifier_is_small_and_says_how_it_was_made():
 
 @pytest.mark.slow
 def test_shipped_classifier_is_as_accurate_as_it_says(cifar10):
-    from pcgan_lightning.data import LabelledImageDataModule
-
     features = ClassifierFeatures()
     features.load()
     data = LabelledImageDataModule(source=str(cifar10), split="test[:2000]", validation_split="test[:2000]")

@@ -33,9 +33,7 @@ def test_coverage_of_samples_made_by_hand():
     assert mode_coverage(torch.tensor(near + far), CENTERS, std=1.0, minimum_share=0.1).modes_covered == 2
     assert mode_coverage(torch.tensor(near + far), CENTERS, std=2.0, deviations=1.5).shares.tolist() == [0.4, 0.1, 0.0]
     assert mode_coverage(torch.tensor(near + far), CENTERS, std=1.0, deviations=2.95).shares.tolist() == [0.3, 0.0, 0.0]
-
-
-def test_twenty_of_2500_cover_by_default():
+    # By default, twenty of 2,500 cover.
     samples = CENTERS[[0] * 2461 + [1] * 20 + [2] * 19]
     assert mode_coverage(samples, CENTERS, std=1.0).modes_covered == 2
 
@@ -53,15 +51,12 @@ def test_samples_of_the_mixture_itself():
     torch.testing.assert_close(found.shares, torch.full((8,), share / 8, dtype=torch.float64), rtol=0, atol=5e-4)
 
 
-def test_collapse_and_divergence():
+def test_collapse_divergence_and_distance():
     one = mode_coverage(ring_of_modes()[[3]].expand(100, 2), ring_of_modes(), std=0.06)
     assert (one.modes_covered, one.high_quality_share) == (1, 1.0)
     lost = mode_coverage(torch.tensor([[math.nan, 0.0], [math.inf, 0.0], [2.0, 0.0]]), ring_of_modes(), std=0.06)
     assert lost.shares.tolist() == [1 / 3, 0, 0, 0, 0, 0, 0, 0]
-
-
-def test_far_from_the_origin():
-    """Where the expanded square of a distance would have lost all digits in float32."""
+    # Far from the origin, the expanded square of a distance would have lost all digits in float32.
     samples = torch.tensor([[4000.0, 4000.0], [4000.0, 4000.5]])
     assert mode_coverage(samples.repeat(30, 1), samples[:1], std=0.1).high_quality_share == 0.5
 

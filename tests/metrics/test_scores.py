@@ -1,6 +1,6 @@
 """Scores against closed forms and against torch-fidelity itself, in one process and in several."""
 
-import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ import torch.multiprocessing as mp
 from helpers import distributed_scores
 from torch import nn
 from torch_fidelity import FeatureExtractorBase, calculate_metrics, register_feature_extractor
+from torchvision.transforms.v2.functional import gaussian_blur
 
 from pcgan_lightning.data import ImageDataModule
 from pcgan_lightning.metrics import (
@@ -52,10 +53,9 @@ def test_against_torch_fidelity_on_folders(features, make_images, save_folder, t
 
     register_feature_extractor("ours", Registered)
     generated, real = save_folder(make_images(60, 1, shift=40), "generated"), save_folder(make_images(50, 2), "real")
-    theirs = calculate_metrics(
-        input1=str(generated), input2=str(real), feature_extractor="ours", cuda=False, verbose=False, cache=False,
-        isc=True, fid=True, kid=True, prc=True, kid_subset_size=20, kid_subsets=10,
-    )  # fmt: skip
+    quiet = {"feature_extractor": "ours", "cuda": False, "verbose": False, "cache": False}
+    compare = partial(calculate_metrics, input1=str(generated), input2=str(real), **quiet, **SMALL)
+    theirs = compare(isc=True, fid=True, kid=True)
     images = ImageDataModule(source=str(generated), image_size=8).real_images().load()
     ours = score(features, images, ImageDataModule(source=str(real), image_size=8).real_images(), tmp_path)
     names = {
@@ -71,10 +71,7 @@ def test_against_torch_fidelity_on_folders(features, make_images, save_folder, t
     equal = score(features, images[:50], ImageDataModule(source=str(real), image_size=8).real_images(), tmp_path)
     for path in sorted(generated.iterdir())[50:]:
         path.unlink()
-    theirs = calculate_metrics(
-        input1=str(generated), input2=str(real), feature_extractor="ours", cuda=False, verbose=False, cache=False,
-        prc=True,
-    )  # fmt: skip
+    theirs = compare(prc=True)
     assert 0 < theirs["precision"] != theirs["recall"] > 0
     assert (equal["module_precision"], equal["module_recall"]) == (theirs["precision"], theirs["recall"])
 
@@ -124,33 +121,39 @@ def test_scores_are_chosen(features, make_images, as_real, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("count", "real_count", "settings", "message"),
+    ("settings", "least", "least_real", "message"),
     [
-        (5, 50, {}, "at least 6 generated images (the number of features, for FID), got 5"),
-        (50, 5, {}, "at least 6 real images (the number of features, for FID), got 5"),
-        (15, 50, {}, "at least 20 generated images (the images of a subset, for KID), got 15"),
-        (3, 50, {"scores": ["precision_recall"]}, "at least 4 generated images (the neighbours"),
-        (9, 50, {"scores": ["score"]}, "at least 10 generated images (the number of splits"),
+        ({"scores": ["fid"]}, 6, 6, "6 (real|generated) images (the number of features, for FID)"),
+        ({"scores": ["kid"]}, 20, 20, "20 (real|generated) images (the images of a subset, for KID)"),
+        ({"scores": ["precision_recall"]}, 4, 4, "4 (real|generated) images (the neighbours"),
+        ({"scores": ["score"]}, 10, 1, "10 generated images (the number of splits"),
     ],
 )
-def test_too_few_images(features, make_images, as_real, count, real_count, settings, message):
+def test_too_few_images(features, make_images, as_real, settings, least, least_real, message):
     metric = GenerativeScores(features, **(SMALL | settings))
-    with pytest.raises(ValueError, match=re.escape(f"must give {message}")):
-        metric.check(count, as_real(make_images(real_count)))
+    metric.check(least, as_real(make_images(least_real)))
+    message = message.replace("(the", r"\(the").replace("KID)", r"KID\)").replace("FID)", r"FID\)")
+    for count, real_count in ((least - 1, 50), (50, least_real - 1))[: 2 if least_real > 1 else 1]:
+        with pytest.raises(ValueError, match=f"must give at least {message}.*, got {min(count, real_count)}"):
+            metric.check(count, as_real(make_images(real_count)))
 
 
-def test_enough_images(features, make_images, as_real):
-    GenerativeScores(features, **SMALL).check(20, as_real(make_images(20)))
-    GenerativeScores(features, scores=["fid"]).check(6, as_real(make_images(6)))
-    GenerativeScores(features, scores=["score"]).check(10, as_real(make_images(1)))
-    GenerativeScores(ModuleFeatures(features.module.backbone), **SMALL).check(20, as_real(make_images(20)))
-
-
-def test_as_many_images_as_processes(features, make_images, as_real):
+def test_wrong_arguments(features, make_images, as_real, tmp_path):
+    real, without_logits = as_real(make_images(50)), ModuleFeatures(features.module.backbone)
     metric = GenerativeScores(features, scores=["precision_recall"])
-    metric.check(6, as_real(make_images(50)), world_size=6)
+    metric.check(6, real, world_size=6)
     with pytest.raises(ValueError, match=r"argument `count` must be at least the number of processes, 6, got 5"):
-        metric.check(5, as_real(make_images(50)), world_size=6)
+        metric.check(5, real, world_size=6)
+    GenerativeScores(without_logits, **SMALL).check(20, real)
+    with pytest.raises(ValueError, match="argument `scores` must not contain 'score' for features of Sequential"):
+        GenerativeScores(without_logits, scores=["score"]).check(50, real)
+    for scores in ([], ["fid", "is"]):
+        with pytest.raises(ValueError, match="argument `scores` must be some of fid, score, kid, precision_recall"):
+            GenerativeScores(features, scores=scores)
+    metric = GenerativeScores(features, reference_statistics(real, ModuleFeatures(nn.Flatten()), tmp_path))
+    metric.update(make_images(20), torch.arange(20))
+    with pytest.raises(ValueError, match="argument `reference` must be statistics of the same features"):
+        metric.compute()
 
 
 def test_protocol_tells_what_was_asked_for(features, make_images, as_real):
@@ -160,26 +163,6 @@ def test_protocol_tells_what_was_asked_for(features, make_images, as_real):
     metric = GenerativeScores(features, scores=["kid", "precision_recall"], kid_subset_size=20)
     details = "KID over 100 subsets of 20, precision and recall with 3 neighbours on 30 of each."
     assert metric.protocol(40, real).endswith(f"; features of TwoHeads; {details}")
-
-
-def test_score_without_classes(features, make_images, as_real):
-    metric = GenerativeScores(ModuleFeatures(features.module.backbone), scores=["score"])
-    with pytest.raises(ValueError, match="argument `scores` must not contain 'score' for features of Sequential"):
-        metric.check(50, as_real(make_images(50)))
-
-
-@pytest.mark.parametrize("scores", [[], ["fid", "is"]])
-def test_unknown_scores(features, scores):
-    with pytest.raises(ValueError, match=r"argument `scores` must be some of fid, score, kid, precision_recall"):
-        GenerativeScores(features, scores=scores)
-
-
-def test_reference_of_other_features(features, make_images, as_real, tmp_path):
-    reference = reference_statistics(as_real(make_images(50)), ModuleFeatures(nn.Flatten()), tmp_path)
-    metric = GenerativeScores(features, reference)
-    metric.update(make_images(20), torch.arange(20))
-    with pytest.raises(ValueError, match="argument `reference` must be statistics of the same features"):
-        metric.compute()
 
 
 @pytest.mark.ddp
@@ -198,12 +181,6 @@ def test_processes_agree_with_one(features, as_real, make_images, tmp_path):
         assert found == {name: pytest.approx(value, rel=1e-5) for name, value in alone.items()}
 
 
-def blur(images, sigma):
-    from torchvision.transforms.v2.functional import gaussian_blur
-
-    return gaussian_blur(images, kernel_size=9, sigma=sigma)
-
-
 @pytest.mark.slow
 def test_classifier_fid_on_cifar10(cifar10, tmp_path):
     """Of test images far below that of blurred images, and rising with the blur; noise is far off."""
@@ -216,7 +193,7 @@ def test_classifier_fid_on_cifar10(cifar10, tmp_path):
 
     itself = score(features, real.load(), real, tmp_path, scores=["fid"])["classifier_fid"]
     assert abs(itself) < 1e-3
-    held_out, *blurred = fid(test), *(fid(blur(test, sigma)) for sigma in (0.5, 1.0, 2.0))
+    held_out, *blurred = fid(test), *(fid(gaussian_blur(test, 9, sigma)) for sigma in (0.5, 1.0, 2.0))
     noise = fid(torch.randint(256, test.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
     assert held_out < blurred[0] < blurred[1] < blurred[2]
     assert 5 * held_out < blurred[1]

@@ -104,7 +104,7 @@ def test_first_process_decides_on_degrees():
             assert len(measured) == 1
             return [12.0]
 
-    trainer = SimpleNamespace(strategy=Strategy(), loggers=[])
+    trainer = SimpleNamespace(strategy=Strategy(), loggers=[], callback_metrics={})
     apc.adapt(trainer, module)
     assert preconditioners(network)["0"].polynomial.degree == 5
     assert apc.measurements == {"0": [12.0]}
