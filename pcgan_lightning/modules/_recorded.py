@@ -10,10 +10,10 @@ import lightning.pytorch as pl
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.core.saving import load_hparams_from_yaml
 from torch import Tensor
-from typing_extensions import Self
+from typing_extensions import Self, override
 
 from pcgan_lightning.arguments import import_path
-from pcgan_lightning.runs import HYPER_PARAMETERS, check_hyper_parameters, read_checkpoint
+from pcgan_lightning.runs import HYPER_PARAMETERS, check_hyper_parameters, drop_foreign_paths, read_checkpoint
 
 _REMEDY = "; a run is continued with the config.yaml of its folder"
 
@@ -41,6 +41,12 @@ class RecordedModule(pl.LightningModule):
                 "_instantiator": "lightning.pytorch.cli.instantiate_module",
             }
         )
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let no callback, Lightning's own included, take over a path out of its folder."""
+        if self._trainer is not None:
+            drop_foreign_paths(checkpoint, self.trainer.callbacks)  # type: ignore[attr-defined]
 
     @classmethod
     def load_from_checkpoint(

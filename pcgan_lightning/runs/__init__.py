@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pcgan_lightning.runs.csv_logger import RunCSVLogger
     from pcgan_lightning.runs.last import last_checkpoint
     from pcgan_lightning.runs.machine import environment
+    from pcgan_lightning.runs.saved_paths import drop_foreign_paths, is_checkpoint_in, without_foreign_paths
     from pcgan_lightning.runs.trust import HYPER_PARAMETERS, check_classes, check_hyper_parameters
     from pcgan_lightning.runs.yaml_files import check_config_file, distrust_configs
 
@@ -40,9 +41,12 @@ _HOMES = {
     "check_config_file": "yaml_files",
     "check_hyper_parameters": "trust",
     "distrust_configs": "yaml_files",
+    "drop_foreign_paths": "saved_paths",
     "environment": "machine",
+    "is_checkpoint_in": "saved_paths",
     "last_checkpoint": "last",
     "read_checkpoint": "checkpoints",
+    "without_foreign_paths": "saved_paths",
 }
 
 __all__ = [
@@ -64,13 +68,16 @@ __all__ = [
     "check_unused",
     "check_writable",
     "distrust_configs",
+    "drop_foreign_paths",
     "environment",
     "evaluation_path",
+    "is_checkpoint_in",
     "last_checkpoint",
     "read_checkpoint",
     "read_rows",
     "save_scores",
     "unused_path",
+    "without_foreign_paths",
     "write_whole",
 ]
 

@@ -1,5 +1,6 @@
 """Checkpoint files: written whole or not at all, read without trust."""
 
+import logging
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from typing_extensions import override
 
 from pcgan_lightning.runs.writing import write_whole
+
+log = logging.getLogger("lightning.pytorch")
 
 MapLocation = Union[str, torch.device, Callable[[Any, str], Any], None]
 
@@ -49,6 +52,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> dict[str, Any]:
         # `weights_only` is always true.
         return read_checkpoint(Path(path), map_location)
+
+    @override
+    def remove_checkpoint(self, path: Union[str, Path]) -> None:
+        # Lightning would remove a folder with all that is in it, and what other protocols than files name.
+        file = Path(path)
+        if file.is_dir():
+            log.warning(f"the checkpoint {path} is a folder, which is left alone")
+        else:
+            file.unlink(missing_ok=True)
 
 
 def read_checkpoint(
