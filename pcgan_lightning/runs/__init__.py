@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pcgan_lightning.runs.machine import environment
     from pcgan_lightning.runs.saved_paths import drop_foreign_paths, is_checkpoint_in, without_foreign_paths
     from pcgan_lightning.runs.trust import HYPER_PARAMETERS, check_classes, check_hyper_parameters
-    from pcgan_lightning.runs.yaml_files import check_config_file, distrust_configs
+    from pcgan_lightning.runs.yaml_files import check_config_file, distrust_configs, load_yaml, read_yaml
 
 _HOMES = {
     "HYPER_PARAMETERS": "trust",
@@ -45,7 +45,9 @@ _HOMES = {
     "environment": "machine",
     "is_checkpoint_in": "saved_paths",
     "last_checkpoint": "last",
+    "load_yaml": "yaml_files",
     "read_checkpoint": "checkpoints",
+    "read_yaml": "yaml_files",
     "without_foreign_paths": "saved_paths",
 }
 
@@ -73,8 +75,10 @@ __all__ = [
     "evaluation_path",
     "is_checkpoint_in",
     "last_checkpoint",
+    "load_yaml",
     "read_checkpoint",
     "read_rows",
+    "read_yaml",
     "save_scores",
     "unused_path",
     "without_foreign_paths",
