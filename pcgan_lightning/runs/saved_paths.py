@@ -17,12 +17,13 @@ _SCORES = "best_k_models"
 
 
 def is_checkpoint_in(path: Any, folder: Union[str, Path, None]) -> bool:
-    """Return whether a path is, or would be, a plain ``*.ckpt`` file right in a folder, with no link out of it."""
+    """Return whether a path is, or would be, a plain ``*.ckpt`` file in a folder or below, with no link out of it."""
     if not isinstance(path, str) or folder is None or "://" in path or not path.endswith(".ckpt"):
         return False
     try:
         own, file = Path(folder).resolve(), Path(path)
-        inside = file.parent.resolve() == own and file.resolve().parent == own
+        # Below it as well: names of metrics, and so of files that are called by them, may have a slash.
+        inside = own in file.resolve().parents and own in (file.parent / "x").resolve().parents
         return inside and (file.is_file() or not os.path.lexists(file))
     except (OSError, ValueError, RuntimeError):  # a name too long, with a zero byte, or a link to itself
         return False

@@ -34,7 +34,7 @@ PATHS = [
     "RUN/checkpoints/link/precious.ckpt",
     "RUN/checkpoints/link.ckpt",
     "RUN/checkpoints/file.ckpt",
-    "RUN/checkpoints/inner/x.ckpt",
+    "RUN/checkpoints/inner/../../metrics.ckpt",
     "RUN/checkpoints",
     "RUN/checkpoints/folder.ckpt",
     "RUN",
@@ -114,11 +114,11 @@ def test_paths_of_other_callbacks_are_dropped(path, home):
 
 
 def test_own_checkpoints_are_taken_over(home):
-    """Those in the folder, there or not, a link among them included."""
+    """Those in the folder or below it, there or not, a link among them included."""
     folder = home.parent / "run" / "checkpoints"
     (folder / "a.ckpt").write_text("")
     (folder / "b.ckpt").symlink_to("a.ckpt")
-    paths = [str(folder / name) for name in ("a.ckpt", "b.ckpt", "gone.ckpt")]
+    paths = [str(folder / name) for name in ("a.ckpt", "b.ckpt", "gone.ckpt", "inner/x.ckpt")]
     callback = RunCheckpoint(dirpath=folder)
     state = callback.state_dict() | {"best_model_path": paths[0], "kth_best_model_path": paths[1]}
     state["best_k_models"] = {path: torch.tensor(1.0) for path in paths}
