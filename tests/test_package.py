@@ -60,6 +60,29 @@ def test_report_needs_neither_torch_nor_lightning():
     assert done.stdout.strip() == "set()"
 
 
+def test_yaml_is_read_in_one_place():
+    """Its loader alone refuses what hangs: other modules name neither the library nor another's way to it."""
+    others = ("yaml", "ruamel", "omegaconf", "load_hparams_from_yaml")
+    readers = set()
+    for module in MODULES:
+        tree = ast.parse(Path(importlib.util.find_spec(module).origin).read_text())
+        names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                names += [node.module or "", *(alias.name for alias in node.names)]
+            elif isinstance(node, ast.Attribute):
+                names.append(node.attr)
+        if any(name.partition(".")[0] in others for name in names):
+            readers.add(module)
+    assert readers == {"pcgan_lightning.runs.yaml_files"}
+
+
+def test_yaml_needs_neither_torch_nor_lightning():
+    code = "import sys; from pcgan_lightning.runs import load_yaml; print({'torch', 'lightning'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_mathematics_needs_no_lightning():
     modules = ", ".join(f"pcgan_lightning.{m}" for m in MATHEMATICS)
     code = f"import sys; import {modules}; print('lightning' in sys.modules)"

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
 
-import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 from torch import nn
@@ -26,7 +25,7 @@ from pcgan_lightning.metrics import (
     score_generator,
     score_samples,
 )
-from pcgan_lightning.runs import CONFIG_FILE, check_classes, evaluation_path, save_scores, unused_path
+from pcgan_lightning.runs import CONFIG_FILE, check_classes, evaluation_path, read_yaml, save_scores, unused_path
 
 SCORED_IMAGES, MODE_SAMPLES = 10_000, 25_600
 
@@ -117,7 +116,8 @@ def _data_of(run: Optional[Path], checkpoint: Path) -> ImageDataModule:
         )
     # Each continuation of a run leaves the configuration that it was asked for.
     path = max(run.glob(f"{Path(CONFIG_FILE).stem}*.yaml"), key=lambda path: path.stat().st_mtime)
-    config = yaml.safe_load(path.read_text()).get("data")
+    content = read_yaml(path, "checkpoint")
+    config = content.get("data") if isinstance(content, dict) else None
     if config is None:
         raise ValueError(f"argument `data` must name the real images, for {path} names none")
     parser = ArgumentParser(exit_on_error=False)

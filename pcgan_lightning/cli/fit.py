@@ -105,7 +105,8 @@ class PCGANCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         # Lightning lets a checkpoint's hyperparameters replace the configuration. A fit is what was asked for, and the
         # module refuses a checkpoint that does not fit; an evaluation needs no configuration beside its checkpoint.
-        if self.config.subcommand != "fit":
+        # A file called "last" is nothing that was asked for, nor checked.
+        if self.config.subcommand != "fit" and self.config[self.config.subcommand].get("ckpt_path") != "last":
             super()._parse_ckpt_path()
 
     @override
@@ -218,4 +219,5 @@ def _check_checkpoint(path: Path, subcommand: str = "fit") -> None:
     for name in needed:
         if name not in content:
             raise ValueError(f"{rule}: it lacks {name!r}")
-    check_hyper_parameters(content, TwoPlayerModule, rule)
+    # A fit makes its module of the configuration, whatever the checkpoint's arguments are.
+    check_hyper_parameters(content, TwoPlayerModule, rule, built=subcommand != "fit")

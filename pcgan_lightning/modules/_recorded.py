@@ -8,12 +8,17 @@ from typing import Any, Optional
 
 import lightning.pytorch as pl
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
-from lightning.pytorch.core.saving import load_hparams_from_yaml
 from torch import Tensor
-from typing_extensions import Self
+from typing_extensions import Self, override
 
 from pcgan_lightning.arguments import import_path
-from pcgan_lightning.runs import HYPER_PARAMETERS, check_hyper_parameters, read_checkpoint
+from pcgan_lightning.runs import (
+    HYPER_PARAMETERS,
+    check_hyper_parameters,
+    drop_foreign_paths,
+    read_checkpoint,
+    read_yaml,
+)
 
 _REMEDY = "; a run is continued with the config.yaml of its folder"
 
@@ -42,6 +47,12 @@ class RecordedModule(pl.LightningModule):
             }
         )
 
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let no callback, Lightning's own included, take over a path out of its folder."""
+        if self._trainer is not None:
+            drop_foreign_paths(checkpoint, self.trainer.callbacks)  # type: ignore[attr-defined]
+
     @classmethod
     def load_from_checkpoint(
         cls,
@@ -67,10 +78,10 @@ class RecordedModule(pl.LightningModule):
             ValueError: if it is damaged, or names anything else.
         """
         content = read_checkpoint(checkpoint_path, argument="checkpoint_path")
-        check_hyper_parameters(content, cls, f"argument `checkpoint_path`, {checkpoint_path}")
+        check_hyper_parameters(content, cls, f"argument `checkpoint_path`, {checkpoint_path}", given=kwargs)
         if hparams_file is not None and Path(hparams_file).suffix in (".yml", ".yaml"):
-            arguments = {HYPER_PARAMETERS[0]: load_hparams_from_yaml(hparams_file)}
-            check_hyper_parameters(arguments, cls, f"argument `hparams_file`, {hparams_file}")
+            arguments = {HYPER_PARAMETERS[0]: read_yaml(Path(hparams_file), "hparams_file")}
+            check_hyper_parameters(arguments, cls, f"argument `hparams_file`, {hparams_file}", given=kwargs)
         known = inspect.signature(pl.LightningModule.load_from_checkpoint).parameters
         safe = {"weights_only": True} if "weights_only" in known else {}
         return super().load_from_checkpoint(checkpoint_path, map_location, hparams_file, strict, **safe, **kwargs)

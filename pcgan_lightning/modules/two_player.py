@@ -252,6 +252,7 @@ class TwoPlayerModule(GameModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Bring the networks into the checkpoint's form: its PC-layers, whichever callback made them."""
+        super().on_load_checkpoint(checkpoint)
         self._streams.load_state_dict(checkpoint)
         match_preconditioning(self, checkpoint["state_dict"])
         check_same_architecture(self.state_dict(), checkpoint["state_dict"])

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
-import yaml
 
 from pcgan_lightning.runs import (
     CONFIG_FILE,
@@ -17,6 +16,7 @@ from pcgan_lightning.runs import (
     EVALUATIONS,
     METRICS_FILE,
     SAMPLES,
+    load_yaml,
     read_rows,
 )
 
@@ -152,8 +152,8 @@ def _read_mapping(path: Path, *inner: str) -> dict[str, Any]:
     """Return a JSON or YAML file's content, whose entries `inner` are mappings too where they are."""
     try:
         text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
+        content = json.loads(text) if path.suffix == ".json" else load_yaml(text)
+    except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"argument `runs` must hold readable files, got {path}: {reason}") from error
     if not isinstance(content, dict):

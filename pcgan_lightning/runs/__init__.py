@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from pcgan_lightning.runs.csv_logger import RunCSVLogger
     from pcgan_lightning.runs.last import last_checkpoint
     from pcgan_lightning.runs.machine import environment
+    from pcgan_lightning.runs.saved_paths import drop_foreign_paths, is_checkpoint_in, without_foreign_paths
     from pcgan_lightning.runs.trust import HYPER_PARAMETERS, check_classes, check_hyper_parameters
-    from pcgan_lightning.runs.yaml_files import check_config_file, distrust_configs
+    from pcgan_lightning.runs.yaml_files import check_config_file, distrust_configs, load_yaml, read_yaml
 
 _HOMES = {
     "HYPER_PARAMETERS": "trust",
@@ -40,9 +41,14 @@ _HOMES = {
     "check_config_file": "yaml_files",
     "check_hyper_parameters": "trust",
     "distrust_configs": "yaml_files",
+    "drop_foreign_paths": "saved_paths",
     "environment": "machine",
+    "is_checkpoint_in": "saved_paths",
     "last_checkpoint": "last",
+    "load_yaml": "yaml_files",
     "read_checkpoint": "checkpoints",
+    "read_yaml": "yaml_files",
+    "without_foreign_paths": "saved_paths",
 }
 
 __all__ = [
@@ -64,13 +70,18 @@ __all__ = [
     "check_unused",
     "check_writable",
     "distrust_configs",
+    "drop_foreign_paths",
     "environment",
     "evaluation_path",
+    "is_checkpoint_in",
     "last_checkpoint",
+    "load_yaml",
     "read_checkpoint",
     "read_rows",
+    "read_yaml",
     "save_scores",
     "unused_path",
+    "without_foreign_paths",
     "write_whole",
 ]
 

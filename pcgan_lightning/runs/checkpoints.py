@@ -1,5 +1,6 @@
 """Checkpoint files: written whole or not at all, read without trust."""
 
+import logging
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from typing_extensions import override
 
 from pcgan_lightning.runs.writing import write_whole
+
+log = logging.getLogger("lightning.pytorch")
 
 MapLocation = Union[str, torch.device, Callable[[Any, str], Any], None]
 
@@ -50,6 +53,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         # `weights_only` is always true.
         return read_checkpoint(Path(path), map_location)
 
+    @override
+    def remove_checkpoint(self, path: Union[str, Path]) -> None:
+        # Lightning would remove a folder with all that is in it, and what other protocols than files name.
+        file = Path(path)
+        if file.is_dir():
+            log.warning(f"the checkpoint {path} is a folder, which is left alone")
+        else:
+            file.unlink(missing_ok=True)
+
 
 def read_checkpoint(
     path: Union[str, Path, IO[bytes]],
@@ -87,6 +99,28 @@ def read_checkpoint(
     return content
 
 
+def iteration_of(path: Path, argument: str = "ckpt_path") -> int:
+    """Return the iteration that a checkpoint holds, without reading its tensors.
+
+    Raises:
+        ValueError: if it can't be read, or holds none.
+    """
+    rule = f"argument `{argument}` must be a whole checkpoint"
+    if not path.is_file():
+        raise ValueError(f"{rule}, got {path}, which is no file")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+    except Exception as error:  # a damaged file may fail in any way
+        raise ValueError(f"{rule}, got {path}, which is damaged: {_first_line(error)}") from error
+    if type(found) is not int or found < 0:
+        raise ValueError(f"{rule}, got {path}, whose `global_step` is no number of iterations")
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def _read(path: Union[str, Path, IO[bytes]], map_location: MapLocation, rule: str) -> dict[str, Any]:
     rewind = partial(path.seek, 0) if hasattr(path, "seek") else lambda: None
     try:
@@ -100,8 +134,7 @@ def _read(path: Union[str, Path, IO[bytes]], map_location: MapLocation, rule: st
     except pickle.UnpicklingError as error:
         raise ValueError(f"{rule}, got {path}, which holds objects that are not read for safety") from error
     except Exception as error:  # a damaged file may fail in any way
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{rule}, got {path}, which is damaged: {reason}") from error
+        raise ValueError(f"{rule}, got {path}, which is damaged: {_first_line(error)}") from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise ValueError(f"{rule}, got {path}, which holds no `state_dict`")
     return content

@@ -6,16 +6,18 @@ from typing import Optional
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from pcgan_lightning.runs.checkpoints import read_checkpoint
+from pcgan_lightning.runs.checkpoints import iteration_of, read_checkpoint
 from pcgan_lightning.runs.folder import CHECKPOINTS, SLURM_CHECKPOINTS
 
 log = logging.getLogger("lightning.pytorch")
 
 
 def last_checkpoint(folder: Path, checkpoints: Optional[Path] = None) -> Optional[Path]:
-    """Return the run's latest checkpoint that is whole, None if it has none at all; damaged ones are told of.
+    """Return the run's whole checkpoint of the highest iteration, None if it has none at all; others are told of.
 
-    It is kept for the run that starts from it (see :func:`read_checkpoint`).
+    The iteration is the one that the checkpoint itself holds; of the same one, the file that was changed last is taken.
+    Times decide nothing else: a copied file must not rewind a run. The checkpoint is kept for the run that starts from
+    it (see :func:`read_checkpoint`).
 
     Args:
         folder: of the run.
@@ -27,15 +29,21 @@ def last_checkpoint(folder: Path, checkpoints: Optional[Path] = None) -> Optiona
     found = {*(folder / CHECKPOINTS).glob("*.ckpt"), *folder.glob(SLURM_CHECKPOINTS)}
     if checkpoints is not None:
         found |= {*checkpoints.glob("*.ckpt")}
-    reasons = []
-    for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+    reasons, ages = [], {}
+    for path in sorted(found):
+        try:
+            # A single one need not be asked; the run that starts from it reads it once.
+            ages[path] = (iteration_of(path) if len(found) > 1 else 0, path.stat().st_mtime_ns)
+        except (ValueError, OSError) as error:
+            reasons.append(str(error))
+    for path in sorted(ages, key=lambda path: ages[path], reverse=True):
         try:
             read_checkpoint(path, keep=True)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             reasons.append(str(error))
         else:
             for reason in reasons:
-                rank_zero_only(log.warning)(f"{reason}; the next older one is taken: {path.name}")
+                rank_zero_only(log.warning)(f"{reason}; it is passed by, and {path.name} taken")
             return path
     if reasons:
         raise ValueError(f"all checkpoints in {folder} are damaged; {reasons[0]}")

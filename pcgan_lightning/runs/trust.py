@@ -1,9 +1,11 @@
 """What a config or a checkpoint may name: classes of the kinds that are asked for, and nothing that is just called."""
 
 import inspect
+import os
 import pkgutil
+import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from jsonargparse import Namespace
@@ -13,13 +15,20 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from pcgan_lightning.games import GameMethod
+from pcgan_lightning.losses import AdversarialLoss, DiscriminatorPenalty
+
 INSTANTIATORS = tuple(f"{package}.cli.instantiate_module" for package in ("lightning.pytorch", "pytorch_lightning"))
 # Where Lightning finds the arguments of a module in a checkpoint: today's key, and those of old releases.
 HYPER_PARAMETERS = (LightningModule.CHECKPOINT_HYPER_PARAMS_KEY, "hparams", "module_arguments")
 _PACKAGE = __name__.partition(".")[0]
+_KINDS = (nn.Module, Optimizer, LRScheduler, AdversarialLoss, DiscriminatorPenalty, GameMethod)
+_IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+# Texts in a checkpoint that can be no path, address, import path or configuration.
+_WORDS = re.compile(r"[\w+\-, ]*")
 
 
-def check_classes(config: Any, *kinds: type, owners: Iterable[type] = ()) -> None:
+def check_classes(config: Any, owners: Iterable[type] = ()) -> None:
     """Refuse whatever would be called that is no class, in a parsed configuration that is about to be built.
 
     jsonargparse itself checks that a class is of the kind that its place needs, where that place has a type; it also
@@ -28,33 +37,35 @@ def check_classes(config: Any, *kinds: type, owners: Iterable[type] = ()) -> Non
 
     Args:
         config: mappings, ``Namespace`` and lists, as parsed.
-        *kinds: where given, all classes must be of one of these, or derived from a class of this package.
         owners: further classes of which the configuration holds arguments, without naming them.
 
     Raises:
         ValueError: naming the key and what was found there.
     """
     entries = list(_entries(config))
-    named = [_named_class(value, key, kinds) for key, value in entries if key.rpartition(".")[2] == "class_path"]
+    named = [_named_class(value, key) for key, value in entries if key.rpartition(".")[2] == "class_path"]
     defaults = [default for kind in (*owners, *named) for default in _defaults(kind)]
     for key, value in entries:
         # Paths as jsonargparse has them can be called too, and return their text.
         harmless = not callable(value) or isinstance(value, (type, Path))
         if not harmless and not any(value is default for default in defaults):
-            origin = value if hasattr(value, "__qualname__") else type(value)
-            name = f"{origin.__module__}.{origin.__qualname__}"
-            raise ValueError(f"argument `{key}` must name a class, got {name}, which is none")
+            raise ValueError(f"argument `{key}` must name a class, got {_name(value)}, which is none")
 
 
-def _named_class(path: Any, key: str, kinds: tuple[type, ...]) -> type:
-    """Return the class that an import path names, of one of some kinds or of this package."""
-    found = _import(path, key)
+def _name(value: Any) -> str:
+    origin = value if hasattr(value, "__qualname__") else type(value)
+    return f"{origin.__module__}.{origin.__qualname__}"
+
+
+def _named_class(path: Any, key: str) -> type:
+    """Return the class that an import path in a configuration names, which was imported when it was parsed."""
+    _check_import_path(path, key)
+    try:
+        found = pkgutil.resolve_name(path)
+    except Exception as error:  # the import of a foreign module may fail in any way
+        raise ValueError(f"argument `{key}` must be the import path of a class, got {path}: {error}") from error
     if not isinstance(found, type):
         raise ValueError(f"argument `{key}` must name a class, got {path}, which is none")
-    own = any(base.__module__.partition(".")[0] == _PACKAGE for base in found.__mro__)
-    if kinds and not own and not issubclass(found, kinds):
-        names = ", ".join(kind.__name__ for kind in kinds)
-        raise ValueError(f"argument `{key}` must name a class derived from {names}, got {path}")
     return found
 
 
@@ -66,35 +77,89 @@ def _defaults(kind: type) -> Iterator[Any]:
             yield from (parameter.default for parameter in inspect.signature(base.__init__).parameters.values())
 
 
-def check_hyper_parameters(content: Mapping[str, Any], base: type, origin: str) -> None:
-    """Refuse a checkpoint whose arguments make Lightning call anything but the constructors of fitting classes.
+def check_hyper_parameters(
+    content: Mapping[str, Any], base: type, origin: str, given: Collection[str] = (), built: bool = True
+) -> None:
+    """Refuse a checkpoint whose arguments are more than data: numbers, plain words, and classes of fitting kinds.
+
+    Networks, losses, penalties, methods, optimizers and schedulers may be named, of this package or of a module that
+    this process has imported already: nothing is imported because of what a checkpoint says, beside this package. A
+    text that may be a path, an address or a configuration is refused, so that no constructor opens what it names.
 
     Args:
         content: of the checkpoint.
         base: what its module must be.
         origin: where it came from, for the message.
+        given: names of the arguments that others take the place of.
+        built: whether a module will be made of the arguments; where none is, texts may be anything.
 
     Raises:
         ValueError: naming the entry and what was found there.
     """
     try:
+        if callable(content.get(LightningModule.CHECKPOINT_HYPER_PARAMS_TYPE)):
+            raise ValueError(f"its `{LightningModule.CHECKPOINT_HYPER_PARAMS_TYPE}` must be a name")
         for name in HYPER_PARAMETERS:
-            _check_arguments(name, content.get(name, {}), base)
+            _check_arguments(name, content.get(name, {}), base, given, built)
     except ValueError as error:
         raise ValueError(f"{origin}: {error}") from error
 
 
-def _check_arguments(name: str, arguments: Any, base: type) -> None:
+def _check_arguments(name: str, arguments: Any, base: type, given: Collection[str], built: bool) -> None:
     if not isinstance(arguments, Mapping):
         raise ValueError(f"its `{name}` must be a mapping, got {type(arguments).__name__}")
     instantiator, path = arguments.get("_instantiator"), arguments.get("_class_path")
     if instantiator is not None and instantiator not in INSTANTIATORS:
-        raise ValueError(f"its `_instantiator` must be {INSTANTIATORS[0]}, got {instantiator}")
+        raise ValueError(f"its `_instantiator` must be {INSTANTIATORS[0]}, got {_shown(instantiator)}")
     if path is not None:
-        found = _import(path, "_class_path")
-        if not (isinstance(found, type) and issubclass(found, base)):
-            raise ValueError(f"its `_class_path` must name a {base.__name__}, got {path}")
-    check_classes(arguments, nn.Module, Optimizer, LRScheduler)
+        _known_class(path, "_class_path", (base,))
+    rest = {k: v for k, v in arguments.items() if k not in ("_instantiator", "_class_path", *given)}
+    for key, value in _entries(rest):
+        if key.rpartition(".")[2] == "class_path":
+            _known_class(value, key, _KINDS)
+        elif callable(value):
+            raise ValueError(f"argument `{key}` must name a class, got {_name(value)}, which is none")
+        elif isinstance(value, (bytes, os.PathLike)):
+            raise ValueError(f"argument `{key}` must be a number or a text in a checkpoint, got {_shown(value)}")
+        # A word may be the name of a file as well, which a constructor would open.
+        elif built and isinstance(value, str) and (not _WORDS.fullmatch(value) or os.path.isfile(value)):
+            _known_class(value, key, _KINDS)
+
+
+def _known_class(path: Any, key: str, kinds: tuple[type, ...]) -> type:
+    """Return the class that an import path in a checkpoint names, without importing anything beside this package."""
+    _check_import_path(path, key)
+    package, *names = path.split(".")
+    hidden = package == _PACKAGE and any(name == "cli" or name.startswith("__") for name in names)
+    try:
+        found = pkgutil.resolve_name(path) if package == _PACKAGE and not hidden else _imported(path)
+    except Exception:  # of this package's optional parts
+        found = None
+    if found is None:
+        rule = "must name a class whose module this process has imported already"
+        raise ValueError(f"argument `{key}` {rule}, got {_shown(path)}; if you trust it, import it first")
+    if not isinstance(found, type) or not issubclass(found, kinds):
+        names = [kind.__name__ for kind in kinds]
+        raise ValueError(f"argument `{key}` must name a class derived from {', '.join(names)}, got {_shown(path)}")
+    return found
+
+
+def _imported(path: str) -> Any:
+    """Return what an import path names in the modules that are there; None without any, or where it names nothing."""
+    parts = path.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        found: Any = sys.modules.get(".".join(parts[:length]))
+        if found is not None:
+            for name in parts[length:]:
+                # Not getattr: modules may import others when they are asked for a name.
+                found = inspect.getattr_static(found, name, None)
+            return found
+    return None
+
+
+def _shown(value: Any, longest: int = 100) -> str:
+    text = value if isinstance(value, str) and _IMPORT_PATH.fullmatch(value) else repr(value)
+    return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def _entries(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -112,13 +177,9 @@ def _entries(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, config
 
 
-def _import(path: Any, key: str) -> Any:
-    """Return what an import path names; a module of Python itself is no place for such a class, and not imported."""
-    if not isinstance(path, str) or "." not in path or not all(part.isidentifier() for part in path.split(".")):
-        raise ValueError(f"argument `{key}` must be an import path, got {path!r}")
+def _check_import_path(path: Any, key: str) -> None:
+    """Refuse what is no import path, or one of Python itself, which is no place for such a class."""
+    if not isinstance(path, str) or not _IMPORT_PATH.fullmatch(path):
+        raise ValueError(f"argument `{key}` must be a plain word or an import path, got {_shown(path)}")
     if path.partition(".")[0] in sys.stdlib_module_names:
-        raise ValueError(f"argument `{key}` must not name anything of Python's own library, got {path}")
-    try:
-        return pkgutil.resolve_name(path)
-    except Exception as error:  # the import of a foreign module may fail in any way
-        raise ValueError(f"argument `{key}` must be the import path of a class, got {path}: {error}") from error
+        raise ValueError(f"argument `{key}` must not name anything of Python's own library, got {_shown(path)}")

@@ -1,5 +1,6 @@
 """Configurations as text: YAML that can only be data, and small enough to be written out."""
 
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from jsonargparse import get_loader, set_loader, set_parsing_settings
 
 # Of a file with all its aliases written out; the longest config of this package has a few hundred.
 MAXIMUM_ENTRIES = 100_000
+# Parts of Python's library whose types are values of arguments, such as an interval of time.
+_TYPES = {"builtins", "collections", "datetime", "functools", "pathlib", "typing"}
 _YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DEFAULT_LOAD = get_loader("yaml")
 
@@ -16,16 +19,46 @@ _DEFAULT_LOAD = get_loader("yaml")
 def distrust_configs() -> None:
     """Let every parser of this process refuse what :func:`check_yaml` does, and build classes only where one is due.
 
-    Without this, jsonargparse would build whatever class a config names where an argument has no type.
+    Without this, jsonargparse would build whatever class a config names where an argument has no type. Nothing of
+    Python's own library is imported by a value, but for the types that may be one.
     """
-    set_parsing_settings(instantiate_subclass_spec_in_any=False, import_path_denylist=[])
-    set_loader("yaml", load_yaml, exceptions=(yaml.YAMLError,))
+    denied = sorted(sys.stdlib_module_names - _TYPES)
+    set_parsing_settings(instantiate_subclass_spec_in_any=False, import_path_denylist=denied)
+    set_loader("yaml", _load_for_parser, exceptions=(yaml.YAMLError,))
+
+
+def _load_for_parser(text: str) -> Any:
+    check_yaml(text)
+    return _DEFAULT_LOAD(text)
 
 
 def load_yaml(text: str) -> Any:
-    """Return what a YAML text says, which :func:`check_yaml` finds nothing wrong with."""
-    check_yaml(text)
-    return _DEFAULT_LOAD(text)
+    """Return what a YAML text says, which :func:`check_yaml` finds nothing wrong with; the one way to read YAML.
+
+    Raises:
+        ValueError: in one line, for what is no YAML, or refused.
+    """
+    try:
+        check_yaml(text)
+        return yaml.load(text, Loader=_YAML_LOADER)
+    except (ValueError, yaml.YAMLError) as error:  # a date may be none
+        raise ValueError("; ".join(line.strip() for line in str(error).splitlines())) from error
+
+
+def read_yaml(path: Path, argument: str) -> Any:
+    """Return what a YAML file says.
+
+    Args:
+        path: the file.
+        argument: whose value the path is, for the message.
+
+    Raises:
+        ValueError: naming the file, as :func:`load_yaml` does.
+    """
+    try:
+        return load_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"argument `{argument}` must be a readable YAML file, got {path}: {error}") from error
 
 
 def check_yaml(text: str) -> None:
@@ -74,12 +107,9 @@ def check_config_file(path: Path) -> None:
         what = "a folder" if path.is_dir() else "which does not exist"
         raise FileNotFoundError(f"{rule}, got {path}, {what}")
     try:
-        text = path.read_text(encoding="utf-8")
-        check_yaml(text)
-        content = yaml.load(text, Loader=_YAML_LOADER)
-    except (ValueError, yaml.YAMLError) as error:
-        reason = "; ".join(line.strip() for line in str(error).splitlines())
-        raise ValueError(f"{rule}, got {path}: {reason}") from error
+        content = load_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{rule}, got {path}: {error}") from error
     if not isinstance(content, dict) or not content:
         found = "empty" if content in (None, {}) else f"a {type(content).__name__}"
         raise ValueError(f"{rule}, got {path}, which is {found}")

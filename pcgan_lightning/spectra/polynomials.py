@@ -11,6 +11,9 @@ from typing import Union
 import torch
 from torch import Tensor
 
+# Each costs a product of matrices for each layer in each update; the published ones have up to five.
+MAXIMUM_TERMS = 100
+
 
 @dataclass(frozen=True)
 class Polynomial:
@@ -31,6 +34,8 @@ class Polynomial:
 
     def __post_init__(self) -> None:
         coefficients = tuple(float(c) for c in self.coefficients)
+        if len(coefficients) > MAXIMUM_TERMS:
+            raise ValueError(f"argument `coefficients` must be at most {MAXIMUM_TERMS}, got {len(coefficients):,}")
         if not coefficients or not all(map(math.isfinite, coefficients)):
             raise ValueError(f"argument `coefficients` must be one or more finite numbers, got {self.coefficients}")
         object.__setattr__(self, "coefficients", coefficients)

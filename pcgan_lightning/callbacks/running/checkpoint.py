@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import override
 
 from pcgan_lightning.callbacks.running._endings import begin_next_epoch, run_ends, validation_follows
+from pcgan_lightning.runs import is_checkpoint_in, without_foreign_paths
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -125,8 +126,13 @@ class RunCheckpoint(ModelCheckpoint):
     @override
     def _should_remove_checkpoint(self, trainer: "pl.Trainer", previous: str, current: str) -> bool:
         # Lightning never removes the one that a run was resumed from, so that each interruption would leave a file.
-        own = Path(self.dirpath).absolute() in Path(previous).absolute().parents
-        return super()._should_remove_checkpoint(trainer, previous, current) or (own and previous != current)
+        if "://" in str(self.dirpath):
+            return super()._should_remove_checkpoint(trainer, previous, current)
+        return previous != current and is_checkpoint_in(str(previous), self.dirpath)
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(without_foreign_paths(state_dict, self.dirpath))
 
     def _wait_for_end(self, trainer: "pl.Trainer") -> None:
         now = self._monitor_candidates(trainer)
