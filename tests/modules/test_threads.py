@@ -6,6 +6,7 @@ from generators, batches from a seed.
 
 import copy
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import lightning.pytorch as pl
@@ -42,8 +43,19 @@ def plain_loop(generator, discriminator, seed):
             optimizer.step()
 
 
+# While Lightning asks for a loader, it changes torch's loader classes for all threads: one fit begins at a time.
+BEGINNING = threading.Lock()
+
+
+class Begun(pl.Callback):
+    def on_train_start(self, trainer, pl_module):
+        BEGINNING.release()
+
+
 def trainer_fit(generator, discriminator, seed):
+    BEGINNING.acquire()
     trainer = pl.Trainer(
+        callbacks=[Begun()],
         max_steps=15,
         accelerator="cpu",
         logger=False,
