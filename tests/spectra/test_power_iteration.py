@@ -63,6 +63,7 @@ def test_only_layers_of_the_stepping_optimizer_move():
     network, other = precondition(discriminator(), 3), precondition(discriminator(), 3)
     biases = [p for name, p in network.named_parameters() if name.endswith("bias")]
     first, last = original_weight(network[0]), original_weight(network[7])
+    train(network, sgd(network))  # away from the fixed point at the start, where an iteration would not show
     for parameters, names in [(other.parameters(), ()), (biases, ()), ([first], ["0"]), ([first, last], ["0", "7"])]:
         before = vectors(network)
         train(network, torch.optim.SGD(parameters, lr=0.5))
