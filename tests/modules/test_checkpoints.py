@@ -101,6 +101,12 @@ def test_average_of_a_preconditioned_generator(tmp_path):
         assert 0.99 < values[0] < 1.1, name
     latents = gan.fixed_latents(3)
     assert torch.equal(GAN.load_from_checkpoint(tmp_path / "x.ckpt").sample_images(latents), gan.sample_images(latents))
+    # The singular vectors of the average are its own.
+    for layer in preconditioners(gan.generator).values():
+        layer.u.fill_(torch.nan)
+        layer.v.fill_(torch.nan)
+    gan.averaged_generator.update(gan.generator)
+    assert all(layer.u.isfinite().all() for layer in layers.values())
 
 
 RULES = {

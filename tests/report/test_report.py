@@ -44,6 +44,7 @@ def test_tables_of_results_settings_and_environment(tmp_path):
     ]
     assert f"Scores: {protocol}" in page.texts["results"]
     assert not re.search(r"(?<!classifier )FID", page.texts["results"])
+    assert "was scored at iteration" not in page.texts["results"]  # none earlier than its last
 
     differing, common = page.rows["settings"][:2], page.rows["settings"][2:]
     assert differing == [["", "a_sn", "b_fpc", "third"], ["preconditioning.init_args.degree", "1", "3", "–"]]  # noqa: RUF001
