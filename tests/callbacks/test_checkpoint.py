@@ -1,6 +1,7 @@
 """RunCheckpoint: a run resumed from any of its checkpoints is the run that was never interrupted."""
 
 import functools
+import logging
 import os
 import shutil
 from datetime import timedelta
@@ -10,6 +11,8 @@ import pytest
 import pytorch_lightning
 import torch
 from helpers.foreign_modules import BOTH_NAMES, image_loader, make_two_player_gan
+from helpers.guarded_runs import fit as fit_quickly
+from helpers.guarded_runs import gan
 from lightning.pytorch.callbacks import Callback
 
 from pcgan_lightning.callbacks import AdaptivePreconditioning, RunCheckpoint, RunRecord, SpectrumLogger
@@ -237,6 +240,50 @@ def test_nothing_is_saved_within_an_iteration(tmp_path):
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2.ckpt", "last.ckpt"]
     with pytest.raises(ValueError, match="`save_on_exception` must be false"):
         RunCheckpoint(save_on_exception=True)
+
+
+class Killed(Callback):
+    """The files that are there at each iteration's beginning, and an end in the middle."""
+
+    def __init__(self, folder):
+        self.folder, self.seen = folder, {}
+
+    def on_train_batch_start(self, trainer, *_):
+        self.seen[trainer.global_step] = sorted(path.name for path in self.folder.glob("*"))
+        if trainer.global_step == 9:
+            raise RuntimeError("killed")
+
+
+@pytest.mark.parametrize(
+    ("settings", "files", "told"),
+    [
+        ({}, ["8.ckpt"], False),
+        ({"monitor": "step"}, ["4.ckpt"], False),
+        ({"monitor": "step", "mode": "max"}, ["8.ckpt"], False),
+        ({"monitor": "epoch"}, ["4.ckpt"], False),
+        ({"monitor": "epoch", "save_last": True}, ["4.ckpt", "last.ckpt"], False),
+        ({"monitor": "loss/generatr"}, ["last.ckpt"], True),
+        ({"monitor": "val/loss/generator", "save_last": True}, ["last.ckpt"], True),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_is_there_after_each_interval(settings, files, told, tmp_path, caplog):
+    """Whatever is monitored: a number of Lightning's, a misspelt metric, one that comes after a validation only."""
+    folder = tmp_path / "checkpoints"
+    watch = Killed(folder)
+    every = {"dirpath": folder, "filename": "{step}", "auto_insert_metric_name": False, "every_n_train_steps": 4}
+    logging.getLogger("lightning.pytorch").addHandler(caplog.handler)
+    try:
+        with pytest.raises(RuntimeError, match="killed"):
+            fit_quickly(tmp_path, gan(), [watch, RunCheckpoint(**every, **settings)])
+    finally:
+        logging.getLogger("lightning.pytorch").removeHandler(caplog.handler)
+    assert all(watch.seen[step] for step in (4, 5, 8, 9))
+    assert watch.seen[9] == files
+    lines = [record.getMessage() for record in caplog.records if "must name a metric" in record.getMessage()]
+    assert len(lines) == told
+    for line in lines:
+        assert f"got {settings['monitor']!r}, which has no value at iteration 4, where there are epoch, loss/" in line
 
 
 def test_time_as_interval(tmp_path):

@@ -15,8 +15,15 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import nn
 from torch.optim.lr_scheduler import ExponentialLR
 
-from pcgan_lightning.callbacks import AdaptivePreconditioning, FixedPreconditioning, NonFiniteError, NonFiniteGuard
+from pcgan_lightning.callbacks import (
+    AdaptivePreconditioning,
+    FixedPreconditioning,
+    NonFiniteError,
+    NonFiniteGuard,
+    RunCheckpoint,
+)
 from pcgan_lightning.callbacks.running.ledger import extremes
+from pcgan_lightning.optim import Grafted
 
 BAD = pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 
@@ -80,6 +87,33 @@ def test_first_tensor_is_named_and_files_stay(tmp_path, kind):
     assert files(tmp_path) == snapshot.files
     assert list(snapshot.files) == ["step=3.ckpt", "step=6.ckpt"]
     assert not injection.ended
+
+
+@pytest.mark.parametrize("spike", [1e10, 1e19, 1e20, 1e25, 1e38])
+def test_no_checkpoint_holds_an_infinite_state(tmp_path, spike):
+    """A finite gradient, whose square overflows in Adam's second moment from 6e19 on, by a tenth of itself."""
+    callbacks = [Injection("gradient", bad=spike), NonFiniteGuard()]
+    callbacks.append(RunCheckpoint(every_n_train_steps=3, save_top_k=-1, filename="{step}"))
+    if spike < 5e19:
+        assert fit(tmp_path, gan(), callbacks, max_steps=9).global_step == 9
+    else:
+        expected = f"^saved state of {CONVOLUTION}.weight: exp_avg_sq at iteration 9 is not finite.*step=6.ckpt"
+        with pytest.raises(NonFiniteError, match=expected):
+            fit(tmp_path, gan(), callbacks, max_steps=9)
+    contents = [torch.load(p, weights_only=True) for p in (tmp_path / "checkpoints").iterdir()]
+    assert len(contents) == (3 if spike < 5e19 else 2)
+    for state in (s for c in contents for optimizer in c["optimizer_states"] for s in optimizer["state"].values()):
+        assert all(value.isfinite().all() for value in state.values())
+
+
+def test_optimizers_within_an_optimizer_are_looked_at(tmp_path):
+    """Both of two grafted Adams overflow; the first of them is named."""
+    adam = lambda p: torch.optim.Adam(p, lr=1e-3)  # noqa: E731
+    grafted = lambda p: Grafted(p, adam, adam)  # noqa: E731
+    callbacks = [Injection("gradient", bad=1e25), NonFiniteGuard()]
+    callbacks.append(RunCheckpoint(every_n_train_steps=9, filename="{step}"))
+    with pytest.raises(NonFiniteError, match=f"^saved magnitude's state of {CONVOLUTION}.weight: exp_avg_sq at"):
+        fit(tmp_path, gan(optimizer=grafted), callbacks, max_steps=9)
 
 
 def test_large_numbers_are_finite(tmp_path):

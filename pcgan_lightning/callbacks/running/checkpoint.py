@@ -1,5 +1,6 @@
 """Checkpoints from which a killed run goes on as if it had never been interrupted."""
 
+import logging
 import time
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -12,6 +13,8 @@ from typing_extensions import override
 from pcgan_lightning.callbacks.running._endings import begin_next_epoch, run_ends, validation_follows
 from pcgan_lightning.runs import is_checkpoint_in, without_foreign_paths
 
+log = logging.getLogger("lightning.pytorch")
+
 
 class RunCheckpoint(ModelCheckpoint):
     """Lightning's ``ModelCheckpoint``, saving only where a resumed run neither skips nor repeats anything.
@@ -20,6 +23,9 @@ class RunCheckpoint(ModelCheckpoint):
       resumes from a checkpoint made before.
     - At the end of the run it waits for ``on_train_end`` of the other callbacks, which a run that is resumed there
       never comes to.
+    - At an interval at which the `monitor` has no value yet, ``last.ckpt`` is saved, and the first time a line tells of
+      it and of the metrics that there are; the value's own checkpoint comes after the next validation. So a checkpoint
+      is there after each interval, whatever is monitored.
     - Nothing is saved when an error stops the run within an iteration.
 
     A former checkpoint is removed only after the new one is in its place.
@@ -38,6 +44,7 @@ class RunCheckpoint(ModelCheckpoint):
         if getattr(self, "save_on_exception", False):  # older releases of Lightning have no such argument
             raise ValueError("argument `save_on_exception` must be false: no run can go on from within an iteration")
         self._waits_for_validation = False
+        self._has_told = False  # that the monitored metric has no value
         self._at_the_end: Optional[dict[str, Any]] = None  # epoch and step that give what waits for the end its name
 
     @override
@@ -62,9 +69,10 @@ class RunCheckpoint(ModelCheckpoint):
             return
         if run_ends(trainer):
             self._wait_for_end(trainer)
-        elif validation_follows(trainer) or not self._knows_monitored(trainer):
+        elif validation_follows(trainer):
             self._waits_for_validation = True
         else:
+            self._waits_for_validation = not self._knows_monitored(trainer)
             self._save(trainer)
 
     @override
@@ -116,7 +124,7 @@ class RunCheckpoint(ModelCheckpoint):
         return self._every_n_epochs >= 1 and (trainer.current_epoch + 1) % self._every_n_epochs == 0
 
     def _knows_monitored(self, trainer: "pl.Trainer") -> bool:
-        return self.monitor is None or self.monitor in trainer.callback_metrics
+        return self.monitor is None or self.monitor in self._monitor_candidates(trainer)
 
     @override
     def _monitor_candidates(self, trainer: "pl.Trainer") -> dict[str, Any]:
@@ -141,5 +149,19 @@ class RunCheckpoint(ModelCheckpoint):
     def _save(self, trainer: "pl.Trainer", **place: Any) -> None:
         if not self._should_skip_saving_checkpoint(trainer):
             candidates = self._monitor_candidates(trainer) | place
-            self._save_topk_checkpoint(trainer, candidates)
+            if self._knows_monitored(trainer) or self.save_top_k == 0:
+                self._save_topk_checkpoint(trainer, candidates)
+            else:
+                self._save_without_value(trainer, candidates)
             self._save_last_checkpoint(trainer, candidates)
+
+    def _save_without_value(self, trainer: "pl.Trainer", candidates: dict[str, Any]) -> None:
+        """Save ``last.ckpt``, unless that comes anyway, and tell once of the metrics that there are."""
+        if not self._has_told and trainer.is_global_zero:
+            log.warning(
+                f"argument `monitor` must name a metric, got {self.monitor!r}, which has no value at iteration "
+                f"{trainer.global_step}, where there are {', '.join(sorted(candidates))}; last.ckpt is saved without it"
+            )
+        self._has_told = True
+        if not self.save_last:
+            self._save_checkpoint(trainer, self.format_checkpoint_name(candidates, self.CHECKPOINT_NAME_LAST))

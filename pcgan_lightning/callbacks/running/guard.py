@@ -48,9 +48,12 @@ class NonFiniteGuard(Callback):
 
     Nothing waits for an accelerator in between: what was measured stays on the device, and is read every
     `every_n_steps` iterations, in those in which another callback measures (its ``every_n_steps``), at the end of an
-    epoch, and before any checkpoint is written. So no checkpoint holds a number that is not finite. For checkpoints
-    of weights alone, of whose writing Lightning tells no callback, it is read in every iteration. With several
-    processes all stop in the same iteration, with the same message, whichever had the number.
+    epoch, and before any checkpoint is written. What a checkpoint is about to hold is looked at as well: the module's
+    ``state_dict``, and the states and learning rates of the optimizers, which a gradient whose square overflows makes
+    infinite while the weights stay finite. So no checkpoint holds any of these that is not finite. (The states of
+    callbacks may: the best score of a ``ModelCheckpoint`` begins at infinity.) For checkpoints of weights alone, of
+    whose writing Lightning tells no callback, it is read in every iteration. With several processes all stop in the
+    same iteration, with the same message, whichever had the number.
 
     Works with manual and automatic optimization. Under a loss scale (``precision="16-mixed"``), gradients may be
     infinite by design and their step is left out; so losses and gradients are not looked at then, only the rest. Put
@@ -142,6 +145,12 @@ class NonFiniteGuard(Callback):
     ) -> None:
         if self._failure is not None:
             raise self._failure
+        if self.check(trainer, pl_module):
+            update_checkpoint(trainer, checkpoint)
+        if self._watched is None:
+            return
+        saved = self._watched.saved(checkpoint, trainer.strategy.root_device)
+        self._ledger.measure("saved {} at iteration {}", saved, completed_iterations(trainer))
         if self.check(trainer, pl_module):
             update_checkpoint(trainer, checkpoint)
 

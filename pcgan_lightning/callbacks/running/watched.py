@@ -1,7 +1,7 @@
 """The tensors of a module that must stay finite."""
 
-from collections.abc import Mapping, Sequence
-from typing import Optional
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,8 @@ class WatchedTensors:
     def __init__(self, module: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         everything = original_parameters(module)
         parameters = {name: p for name, p in everything.items() if not _is_exact(p)}
-        held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+        held = {id(p) for optimizer in optimizers for p in _parameters(optimizer)}
+        self._optimizers = optimizers
         pc_layers = preconditioners(module)
         self._layers = [(p, everything[f"{name}.weight" if name else "weight"]) for name, p in pc_layers.items()]
         self.names = {id(p): name for name, p in parameters.items()}
@@ -48,17 +49,26 @@ class WatchedTensors:
 
     def gradients(self, optimizer: Optimizer) -> dict[str, Tensor]:
         """Return the gradients that an optimizer is about to use."""
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        return {
-            self.names.get(id(p)) or f"the optimizer's parameter {number}": p.grad
-            for number, p in enumerate(parameters)
-            if p.grad is not None
-        }
+        named = zip(self._names_in(optimizer), _parameters(optimizer), strict=True)
+        return {name: p.grad for name, p in named if p.grad is not None}
 
     def buffers(self) -> dict[str, Tensor]:
         """Return the buffers that are there now."""
         found = ((name, owner._buffers.get(key)) for name, owner, key in self._buffers)
         return {name: buffer for name, buffer in found if buffer is not None}
+
+    def saved(self, checkpoint: Mapping[str, Any], device: torch.device) -> dict[str, Tensor]:
+        """Return the weights, buffers and optimizers' states and learning rates of a checkpoint, on one device."""
+        found = list(_leaves(checkpoint["state_dict"]))
+        # A save by another trainer than the one that trained may have none.
+        for optimizer, content in zip(self._optimizers, checkpoint["optimizer_states"], strict=False):
+            found += _optimizer_leaves(content, self._names_in(optimizer))
+        return {name: torch.as_tensor(value, device=device) for name, value in found}
+
+    def _names_in(self, optimizer: Optimizer) -> list[str]:
+        """Return the names of an optimizer's parameters, in its order."""
+        parameters = enumerate(_parameters(optimizer))
+        return [self.names.get(id(p)) or f"the optimizer's parameter {number}" for number, p in parameters]
 
     @torch.no_grad()
     def norms(self) -> Optional[Tensor]:
@@ -73,6 +83,31 @@ class WatchedTensors:
         # A norm that is finite was made of finite weights. Only a CPU can tell at once without being waited for.
         known = norms is not None and norms.is_cpu and bool(norms.isfinite().all())
         return self._plain_weights if known else self.weights
+
+
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _optimizer_leaves(content: Mapping[str, Any], names: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Yield the numbers of an optimizer's state, and of those of the optimizers within it."""
+    known = dict(enumerate(names))
+    for key, value in content.items():
+        if key == "state":
+            yield from _leaves({f"state of {known.get(number, number)}": state for number, state in value.items()})
+        elif key == "param_groups":
+            yield from _leaves({f"learning rate of group {n}": group.get("lr") for n, group in enumerate(value)})
+        elif isinstance(value, Mapping):
+            yield from ((f"{key}'s {name}", number) for name, number in _optimizer_leaves(value, names))
+
+
+def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield floats and tensors of them in nested mappings and sequences, with the keys that lead to them."""
+    if isinstance(tree, (Mapping, list, tuple)):
+        for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+            yield from _leaves(value, f"{path}: {key}" if path else str(key))
+    elif isinstance(tree, float) or (isinstance(tree, Tensor) and not _is_exact(tree)):
+        yield path, tree
 
 
 def _is_exact(tensor: Tensor) -> bool:
