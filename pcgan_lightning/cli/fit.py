@@ -1,5 +1,6 @@
 """`pcgan fit` and Lightning's other subcommands: the run folder, and the callbacks that every run has."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,15 @@ from pcgan_lightning.modules import TwoPlayerModule
 from pcgan_lightning.runs import (
     CONFIG_FILE,
     LAST_CHECKPOINT,
+    NOT_COMPARED,
+    SETTINGS,
     WANDB_ID_FILE,
     RunCSVLogger,
     check_classes,
     check_hyper_parameters,
     check_unused,
     check_writable,
+    compare_settings,
     last_checkpoint,
     read_checkpoint,
     unused_path,
@@ -134,6 +138,8 @@ class PCGANCLI(LightningCLI):
         if fit:
             if not continues:
                 check_unused(folder)
+            if checkpoint:
+                _compare_with(Path(checkpoint), self._parser("fit"), self.save_config_kwargs["requested"])
             config.trainer.default_root_dir = str(folder)
             send_logs_to(folder, config.trainer, Path(checkpoint) if continues and checkpoint else None)
         elif config.trainer.logger is None:
@@ -178,6 +184,11 @@ class SaveRunConfig(SaveConfigCallback):
         """Save nothing yet: what fails before training must not claim the folder."""
 
     @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Save what a run that goes on is compared with, but for what is about the call alone."""
+        checkpoint[SETTINGS] = _settings(self.parser, self.config)
+
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # All in one file, whatever pieces it was composed from.
         if trainer.is_global_zero and not trainer.fast_dev_run:
@@ -203,6 +214,29 @@ def _check_numbers(config: Namespace) -> None:
     seed = config.seed_everything
     if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
         raise ValueError(f"argument `seed_everything` must be in 0..{2**32 - 1}, got {seed}")
+
+
+def _settings(parser: LightningArgumentParser, config: Namespace) -> str:
+    """Return a configuration in JSON, but for what is about the call and not about the training."""
+    settings = json.loads(parser.dump(config, format="json", skip_none=False))
+    return json.dumps({name: value for name, value in settings.items() if name not in NOT_COMPARED})
+
+
+def _compare_with(checkpoint: Path, parser: LightningArgumentParser, config: Namespace) -> None:
+    """Tell in one line of each setting that is not the checkpoint's, and refuse those that can't be changed.
+
+    Raises:
+        ValueError: naming the first setting that is refused.
+    """
+    try:
+        former = json.loads(read_checkpoint(checkpoint, keep=True).get(SETTINGS))
+    except (TypeError, ValueError, RecursionError):  # none, or not ours
+        rank_zero_info(f"{checkpoint} does not tell the settings of its run: they are not compared")
+        return
+    for difference in compare_settings(former, json.loads(_settings(parser, config))):
+        if difference.refused:
+            raise ValueError(str(difference))
+        rank_zero_info(str(difference))
 
 
 def _check_checkpoint(path: Path, subcommand: str = "fit") -> None:

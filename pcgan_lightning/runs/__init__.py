@@ -22,6 +22,7 @@ from pcgan_lightning.runs.folder import (
     unused_path,
 )
 from pcgan_lightning.runs.metrics_csv import read_rows
+from pcgan_lightning.runs.settings import NOT_COMPARED, SETTINGS, compare_settings
 from pcgan_lightning.runs.writing import write_whole
 
 if TYPE_CHECKING:
@@ -53,7 +54,9 @@ __all__ = [
     "HYPER_PARAMETERS",
     "LAST_CHECKPOINT",
     "METRICS_FILE",
+    "NOT_COMPARED",
     "SAMPLES",
+    "SETTINGS",
     "SPECTRA",
     "WANDB_ID_FILE",
     "AtomicCheckpointIO",
@@ -63,6 +66,7 @@ __all__ = [
     "check_hyper_parameters",
     "check_unused",
     "check_writable",
+    "compare_settings",
     "distrust_configs",
     "environment",
     "evaluation_path",
