@@ -9,7 +9,7 @@ SETTINGS = "run_settings"  # a checkpoint's entry, in JSON
 NOT_COMPARED = ("config", "ckpt_path", "run_dir")
 
 _TAKES_EFFECT = "takes effect from here on"
-_REFUSED = "can't be changed in a run that goes on"
+_REFUSED = "is refused"
 _REMAINS = "has no effect, the checkpoint's "
 
 # The first pattern that matches a setting says what becomes of its change.
@@ -64,9 +64,11 @@ class Difference(NamedTuple):
         return self.outcome == _REFUSED
 
     def __str__(self) -> str:
-        values = f"{_brief(self.former)} in the checkpoint and {_brief(self.now)} now"
-        # The name may be a stranger's, as the checkpoint.
-        return f"argument `{self.name.encode('unicode_escape').decode()}`, {values}, {self.outcome}"
+        name = self.name.encode("unicode_escape").decode()  # it may be a stranger's, as the checkpoint
+        former, now = _brief(self.former), _brief(self.now)
+        if self.refused:
+            return f"argument `{name}` must stay the checkpoint's in a run that goes on, {former}, got {now}"
+        return f"setting `{name}`, {former} in the checkpoint and {now} now, {self.outcome}"
 
 
 def compare_settings(former: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:

@@ -37,7 +37,7 @@ FORMER = {
     "guard": {"action": "stop"},
     "scores": None,
 }
-EFFECT, REFUSED, REMAINS = "takes effect", "can't be changed", "has no effect"
+EFFECT, REFUSED, REMAINS = "takes effect", "must stay the checkpoint's", "has no effect"
 CHANGES = [
     ("seed_everything", 1, REMAINS),
     ("model.class_path", "SimultaneousGAN", REFUSED),
