@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 from typing_extensions import override
 
 from pcgan_lightning.callbacks import (
@@ -27,6 +28,7 @@ from pcgan_lightning.callbacks import (
 from pcgan_lightning.cli.loggers import send_logs_to
 from pcgan_lightning.modules import TwoPlayerModule
 from pcgan_lightning.runs import (
+    CHECKPOINTS,
     CONFIG_FILE,
     LAST_CHECKPOINT,
     NOT_COMPARED,
@@ -37,6 +39,7 @@ from pcgan_lightning.runs import (
     check_hyper_parameters,
     check_unused,
     check_writable,
+    claimed,
     compare_settings,
     last_checkpoint,
     read_checkpoint,
@@ -71,6 +74,11 @@ class PCGANCLI(LightningCLI):
     ``--ckpt_path last`` or a checkpoint of the folder. ``last`` is the latest checkpoint that is whole; a fit without
     any starts from the beginning.
     """
+
+    @override
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        with ExitStack() as self._claim:  # until everything is done
+            super().__init__(*args, **kwargs)
 
     @staticmethod
     @override
@@ -122,6 +130,7 @@ class PCGANCLI(LightningCLI):
         fit = self.subcommand == "fit"
         if fit and not config.trainer.fast_dev_run:
             check_writable(folder)
+        self._checkpoints = _checkpoints_in(folder)
         continues = checkpoint == "last"
         if continues:
             elsewhere = config.checkpoint.dirpath
@@ -136,6 +145,7 @@ class PCGANCLI(LightningCLI):
         elif checkpoint:
             continues = folder.resolve() in Path(checkpoint).resolve().parents
         if fit:
+            self._continues = continues
             if not continues:
                 check_unused(folder)
             if checkpoint:
@@ -159,6 +169,21 @@ class PCGANCLI(LightningCLI):
         if self.subcommand == "fit":
             chosen += [RunRecord(), StopOnSignal(advice="continue with --ckpt_path last")]
         return self._instantiate_trainer(trainer_config, chosen)
+
+    def before_fit(self) -> None:
+        """Let the first process claim the run folder for all, after all that may be refused without a trace."""
+        config = self.config[self.subcommand]
+        if config.trainer.fast_dev_run or rank_zero_only.rank != 0:
+            return
+        folder = Path(config.run_dir)
+        self._claim.enter_context(claimed(folder))
+        if _checkpoints_in(folder) != self._checkpoints:
+            raise BlockingIOError(
+                f"argument `run_dir` must be a folder that no other run writes to, got {folder}, where one has just "
+                "saved a checkpoint; start again"
+            )
+        if not self._continues:
+            check_unused(folder)
 
     def after_fit(self) -> None:
         """Save the final state, whatever the interval of checkpoints."""
@@ -214,6 +239,11 @@ def _check_numbers(config: Namespace) -> None:
     seed = config.seed_everything
     if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
         raise ValueError(f"argument `seed_everything` must be in 0..{2**32 - 1}, got {seed}")
+
+
+def _checkpoints_in(folder: Path) -> dict[Path, int]:
+    """Return what tells whether another run has saved a checkpoint between two calls."""
+    return {path: path.stat().st_mtime_ns for path in (folder / CHECKPOINTS).glob("*.ckpt")}
 
 
 def _settings(parser: LightningArgumentParser, config: Namespace) -> str:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pcgan_lightning.runs.checkpoints import AtomicCheckpointIO, read_checkpoint
     from pcgan_lightning.runs.csv_logger import RunCSVLogger
     from pcgan_lightning.runs.last import last_checkpoint
+    from pcgan_lightning.runs.lock import claimed
     from pcgan_lightning.runs.machine import environment
     from pcgan_lightning.runs.trust import HYPER_PARAMETERS, check_classes, check_hyper_parameters
     from pcgan_lightning.runs.yaml_files import check_config_file, distrust_configs
@@ -40,6 +41,7 @@ _HOMES = {
     "check_classes": "trust",
     "check_config_file": "yaml_files",
     "check_hyper_parameters": "trust",
+    "claimed": "lock",
     "distrust_configs": "yaml_files",
     "environment": "machine",
     "last_checkpoint": "last",
@@ -66,6 +68,7 @@ __all__ = [
     "check_hyper_parameters",
     "check_unused",
     "check_writable",
+    "claimed",
     "compare_settings",
     "distrust_configs",
     "environment",
