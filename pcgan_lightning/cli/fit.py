@@ -1,6 +1,8 @@
 """`pcgan fit` and Lightning's other subcommands: the run folder, and the callbacks that every run has."""
 
+import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 from typing_extensions import override
 
 from pcgan_lightning.callbacks import (
@@ -26,14 +28,19 @@ from pcgan_lightning.callbacks import (
 from pcgan_lightning.cli.loggers import send_logs_to
 from pcgan_lightning.modules import TwoPlayerModule
 from pcgan_lightning.runs import (
+    CHECKPOINTS,
     CONFIG_FILE,
     LAST_CHECKPOINT,
+    NOT_COMPARED,
+    SETTINGS,
     WANDB_ID_FILE,
     RunCSVLogger,
     check_classes,
     check_hyper_parameters,
     check_unused,
     check_writable,
+    claimed,
+    compare_settings,
     last_checkpoint,
     read_checkpoint,
     unused_path,
@@ -67,6 +74,11 @@ class PCGANCLI(LightningCLI):
     ``--ckpt_path last`` or a checkpoint of the folder. ``last`` is the latest checkpoint that is whole; a fit without
     any starts from the beginning.
     """
+
+    @override
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        with ExitStack() as self._claim:  # until everything is done
+            super().__init__(*args, **kwargs)
 
     @staticmethod
     @override
@@ -119,6 +131,7 @@ class PCGANCLI(LightningCLI):
         fit = self.subcommand == "fit"
         if fit and not config.trainer.fast_dev_run:
             check_writable(folder)
+        self._checkpoints = _checkpoints_in(folder)
         continues = checkpoint == "last"
         if continues:
             elsewhere = config.checkpoint.dirpath
@@ -133,8 +146,11 @@ class PCGANCLI(LightningCLI):
         elif checkpoint:
             continues = folder.resolve() in Path(checkpoint).resolve().parents
         if fit:
+            self._continues = continues
             if not continues:
                 check_unused(folder)
+            if checkpoint:
+                _compare_with(Path(checkpoint), self._parser("fit"), self.save_config_kwargs["requested"])
             config.trainer.default_root_dir = str(folder)
             send_logs_to(folder, config.trainer, Path(checkpoint) if continues and checkpoint else None)
         elif config.trainer.logger is None:
@@ -154,6 +170,21 @@ class PCGANCLI(LightningCLI):
         if self.subcommand == "fit":
             chosen += [RunRecord(), StopOnSignal(advice="continue with --ckpt_path last")]
         return self._instantiate_trainer(trainer_config, chosen)
+
+    def before_fit(self) -> None:
+        """Let the first process claim the run folder for all, after all that may be refused without a trace."""
+        config = self.config[self.subcommand]
+        if config.trainer.fast_dev_run or rank_zero_only.rank != 0:
+            return
+        folder = Path(config.run_dir)
+        self._claim.enter_context(claimed(folder))
+        if _checkpoints_in(folder) != self._checkpoints:
+            raise BlockingIOError(
+                f"argument `run_dir` must be a folder that no other run writes to, got {folder}, where one has just "
+                "saved a checkpoint; start again"
+            )
+        if not self._continues:
+            check_unused(folder)
 
     def after_fit(self) -> None:
         """Save the final state, whatever the interval of checkpoints."""
@@ -178,6 +209,11 @@ class SaveRunConfig(SaveConfigCallback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save nothing yet: what fails before training must not claim the folder."""
+
+    @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Save what a run that goes on is compared with, but for what is about the call alone."""
+        checkpoint[SETTINGS] = _settings(self.parser, self.config)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -206,6 +242,34 @@ def _check_numbers(config: Namespace) -> None:
     seed = config.seed_everything
     if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
         raise ValueError(f"argument `seed_everything` must be in 0..{2**32 - 1}, got {seed}")
+
+
+def _checkpoints_in(folder: Path) -> dict[Path, int]:
+    """Return what tells whether another run has saved a checkpoint between two calls."""
+    return {path: path.stat().st_mtime_ns for path in (folder / CHECKPOINTS).glob("*.ckpt")}
+
+
+def _settings(parser: LightningArgumentParser, config: Namespace) -> str:
+    """Return a configuration in JSON, but for what is about the call and not about the training."""
+    settings = json.loads(parser.dump(config, format="json", skip_none=False))
+    return json.dumps({name: value for name, value in settings.items() if name not in NOT_COMPARED})
+
+
+def _compare_with(checkpoint: Path, parser: LightningArgumentParser, config: Namespace) -> None:
+    """Tell in one line of each setting that is not the checkpoint's, and refuse those that can't be changed.
+
+    Raises:
+        ValueError: naming the first setting that is refused.
+    """
+    try:
+        former = json.loads(read_checkpoint(checkpoint, keep=True).get(SETTINGS))
+    except (TypeError, ValueError, RecursionError):  # none, or not ours
+        rank_zero_info(f"{checkpoint} does not tell the settings of its run: they are not compared")
+        return
+    for difference in compare_settings(former, json.loads(_settings(parser, config))):
+        if difference.refused:
+            raise ValueError(str(difference))
+        rank_zero_info(str(difference))
 
 
 def _check_checkpoint(path: Path, subcommand: str = "fit") -> None:

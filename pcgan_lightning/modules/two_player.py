@@ -20,6 +20,7 @@ from pcgan_lightning.losses import AdversarialLoss
 from pcgan_lightning.modules._averaging import MovingAverage
 from pcgan_lightning.modules._game import GameModule, check_same_shape
 from pcgan_lightning.modules._optimizers import make_optimizer, make_scheduler
+from pcgan_lightning.modules._options import Asked, apply_changes, check_changes, options_of
 from pcgan_lightning.modules._processes import Share, check_strategy, mean_over_processes, shares_of
 from pcgan_lightning.modules._randomness import RandomStreams
 from pcgan_lightning.modules._recorded import check_same_architecture
@@ -85,6 +86,8 @@ class TwoPlayerModule(GameModule, ABC):
         self.ema_decay = ema_decay
         self._streams = RandomStreams()
         self._iteration_is_counted = False
+        self._options: dict[str, Asked] = {}  # of both optimizers, as asked for
+        self._former_options: dict[str, Asked] = {}  # the same of the checkpoint that a fit goes on from
 
     @property
     def twice_differentiated(self) -> bool:
@@ -230,6 +233,9 @@ class TwoPlayerModule(GameModule, ABC):
         for player in PLAYERS:
             make, schedule = getattr(self, f"{player}_optimizer"), getattr(self, f"{player}_scheduler")
             optimizers.append(make_optimizer(player, getattr(self, player), make))
+            self._options[player] = options_of(optimizers[-1])
+            if player in self._former_options:
+                check_changes(player, self._former_options[player], self._options[player])
             schedulers += make_scheduler(player, optimizers[-1], schedule, self.trainer.max_steps)
         return optimizers, schedulers
 
@@ -241,19 +247,36 @@ class TwoPlayerModule(GameModule, ABC):
         if data is not None:
             check_same_shape("data", data, "discriminator", self.discriminator)
 
+    def apply_options(self, former: Mapping[str, Asked]) -> None:
+        """Let the optimizers' options that differ from a checkpoint's have their new values, when its state is loaded.
+
+        Args:
+            former: the checkpoint's ``optimizer_options``, empty in those of old releases.
+        """
+        schedulers: list[Any] = [config.scheduler for config in self.trainer.lr_scheduler_configs]
+        for player, optimizer in zip(PLAYERS, self.trainer.optimizers, strict=True):
+            if player in former:
+                apply_changes(optimizer, schedulers, former[player], self._options[player])
+
     @override
     def on_train_start(self) -> None:
+        """Let changed options take effect."""
+        self.apply_options(self._former_options)
+        self._former_options = {}
         if self.averaged_generator is not None:
             self.averaged_generator.begin_run()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the latents' seed and every process's global random state of torch."""
         checkpoint.update(self._streams.state_dict(self.trainer))
+        checkpoint["optimizer_options"] = dict(self._options)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Bring the networks into the checkpoint's form: its PC-layers, whichever callback made them."""
         super().on_load_checkpoint(checkpoint)
         self._streams.load_state_dict(checkpoint)
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self._former_options = checkpoint.get("optimizer_options", {})
         match_preconditioning(self, checkpoint["state_dict"])
         check_same_architecture(self.state_dict(), checkpoint["state_dict"])
 

@@ -22,12 +22,14 @@ from pcgan_lightning.runs.folder import (
     unused_path,
 )
 from pcgan_lightning.runs.metrics_csv import read_rows
+from pcgan_lightning.runs.settings import NOT_COMPARED, SETTINGS, compare_settings
 from pcgan_lightning.runs.writing import write_whole
 
 if TYPE_CHECKING:
     from pcgan_lightning.runs.checkpoints import AtomicCheckpointIO, read_checkpoint
     from pcgan_lightning.runs.csv_logger import RunCSVLogger
     from pcgan_lightning.runs.last import last_checkpoint
+    from pcgan_lightning.runs.lock import claimed
     from pcgan_lightning.runs.machine import environment
     from pcgan_lightning.runs.saved_paths import drop_foreign_paths, is_checkpoint_in, without_foreign_paths
     from pcgan_lightning.runs.trust import HYPER_PARAMETERS, check_classes, check_hyper_parameters
@@ -40,6 +42,7 @@ _HOMES = {
     "check_classes": "trust",
     "check_config_file": "yaml_files",
     "check_hyper_parameters": "trust",
+    "claimed": "lock",
     "distrust_configs": "yaml_files",
     "drop_foreign_paths": "saved_paths",
     "environment": "machine",
@@ -59,7 +62,9 @@ __all__ = [
     "HYPER_PARAMETERS",
     "LAST_CHECKPOINT",
     "METRICS_FILE",
+    "NOT_COMPARED",
     "SAMPLES",
+    "SETTINGS",
     "SPECTRA",
     "WANDB_ID_FILE",
     "AtomicCheckpointIO",
@@ -69,6 +74,8 @@ __all__ = [
     "check_hyper_parameters",
     "check_unused",
     "check_writable",
+    "claimed",
+    "compare_settings",
     "distrust_configs",
     "drop_foreign_paths",
     "environment",

@@ -9,6 +9,8 @@ from pathlib import Path
 CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "environment.json"
 METRICS_FILE = "metrics.csv"
+LOCK_FILE = "run.lock"
+OWNER_FILE = "run.owner"  # while a run writes
 WANDB_ID_FILE = "wandb_id.txt"
 CHECKPOINTS = "checkpoints"
 LAST_CHECKPOINT = f"{CHECKPOINTS}/last.ckpt"

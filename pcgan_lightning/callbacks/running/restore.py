@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 from pcgan_lightning.callbacks.targets import connected
+from pcgan_lightning.modules import TwoPlayerModule
 from pcgan_lightning.runs import read_checkpoint
 
 
@@ -25,6 +26,8 @@ def restore_state(trainer: "pl.Trainer", pl_module: "pl.LightningModule", path: 
     trainer.strategy.load_optimizer_state_dict(content)
     for config, state in zip(trainer.lr_scheduler_configs, content["lr_schedulers"], strict=True):
         config.scheduler.load_state_dict(state)
+    if isinstance(pl_module, TwoPlayerModule):  # the run may have been started with others than the checkpoint's
+        pl_module.apply_options(content.get("optimizer_options", {}))
     precision = type(trainer.precision_plugin).__qualname__
     if precision in content:
         trainer.precision_plugin.load_state_dict(content[precision])
