@@ -174,7 +174,7 @@ class PCGANCLI(LightningCLI):
     def before_fit(self) -> None:
         """Let the first process claim the run folder for all, after all that may be refused without a trace."""
         config = self.config[self.subcommand]
-        if config.trainer.fast_dev_run or rank_zero_only.rank != 0:
+        if config.trainer.fast_dev_run or getattr(rank_zero_only, "rank", 0) != 0:
             return
         folder = Path(config.run_dir)
         self._claim.enter_context(claimed(folder))
@@ -262,8 +262,10 @@ def _compare_with(checkpoint: Path, parser: LightningArgumentParser, config: Nam
         ValueError: naming the first setting that is refused.
     """
     try:
-        former = json.loads(read_checkpoint(checkpoint, keep=True).get(SETTINGS))
-    except (TypeError, ValueError, RecursionError):  # none, or not ours
+        former = json.loads(str(read_checkpoint(checkpoint, keep=True).get(SETTINGS)))
+    except (ValueError, RecursionError):
+        former = None
+    if not isinstance(former, dict):  # there are none, or they are not ours
         rank_zero_info(f"{checkpoint} does not tell the settings of its run: they are not compared")
         return
     for difference in compare_settings(former, json.loads(_settings(parser, config))):
