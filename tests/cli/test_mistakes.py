@@ -310,7 +310,7 @@ COMMANDS = {
     "damaged, to go on from": (damaged_checkpoint("--ckpt_path"), r"mistake\.ckpt, which is damaged: .* is altered"),
     "another architecture": (
         lambda folder, run: ("--model.discriminator.width=3", "--ckpt_path", run / "checkpoints" / "last.ckpt"),
-        r"the checkpoint must be of this model's architecture, but 'discriminator\.",
+        r"argument `model\.discriminator\.width` must stay the checkpoint's in a run that goes on, 2, got 3",
     ),
     "a run folder that is a file": (occupied, r"`run_dir` must be a folder that can be written to, got .*run"),
     "a run folder that is taken": (lambda folder, run: ("--run_dir", run), r"`run_dir` must not hold a run yet"),
