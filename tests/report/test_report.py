@@ -10,11 +10,9 @@ import subprocess
 import numpy as np
 import pytest
 from helpers.run_folders import LAYERS, LOSS, Page, make_run, page_of, preconditioned, spectrum_rows
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from PIL import Image
 
-from pcgan_lightning.report import draw_condition_numbers, draw_singular_values, report
+from pcgan_lightning.report import report
 from pcgan_lightning.report.charts import spans, thin, windows
 from pcgan_lightning.report.run_data import read_runs
 from pcgan_lightning.report.tables import final_scores, format_numbers, results, score_title
@@ -251,27 +249,6 @@ def test_page_in_a_browser(tmp_path):
         assert page.grids()[1] == shown
         (slider,) = [attributes for tag, attributes in page.tags if attributes.get("class") == "slider"]
         assert "hidden" not in slider
-
-
-def test_figures_hold_what_was_measured():
-    """Figures 1 and 2 as the page and a run's pictures draw them: all values, the smallest darkest, 'before' dotted."""
-    iterations, figure = np.arange(0, 30, 10), Figure()
-    axes = figure.subplots(1, 3)
-    lines = {"smallest 1": (iterations, np.array([0.1, 0.2, np.nan])), "smallest 2": (iterations, np.full(3, 0.5))}
-    draw_singular_values(axes, {"first": lines, "last": lines}, highest=1.2)
-    assert [axis.get_title(loc="left") for axis in axes[:2]] == ["first", "last"]
-    assert figure.axes == list(axes[:2]), "an axis without a layer is removed"
-    second, first = axes[0].lines
-    assert first.get_xydata().tolist() == [[0, 0.1], [10, 0.2]]
-    assert second.get_xydata().tolist() == [[0, 0.5], [10, 0.5], [20, 0.5]]
-    assert sum(to_rgb(first.get_color())) < sum(to_rgb(second.get_color()))
-    axis = Figure().subplots()
-    stages = {"before": (iterations, np.array([9.0, 8.0, 7.0])), "after": lines["smallest 2"]}
-    draw_condition_numbers(axis, {"first": stages})
-    before, after = axis.lines
-    assert before.get_ydata().tolist() == [9, 8, 7]
-    assert (before.is_dashed(), after.is_dashed(), after.get_label()) == (True, False, "first")
-    assert axis.get_ylim()[1] > 9
 
 
 OWN_FILES = ["config.yaml", "environment.json", "metrics.csv", "samples/iteration_0000005.png", "evaluations/0.json"]
