@@ -145,6 +145,8 @@ class ImageDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Decodes what the stage needs, once; a later stage or run finds it done."""
         if stage == "fit":
+            # A stream keeps its place in itself: the threads of a loader before would move it for the next one.
+            self.teardown(stage)
             self._train_loader, self._resume_from = None, {}
             if self._train_data is None:
                 self._train_data = self._memory_or_stream(self._open(self.split))

@@ -68,6 +68,14 @@ def test_a_later_stage_decodes_nothing_again(data_module, parquet_folder, monkey
         module.setup(stage)
 
 
+def test_setup_stops_the_threads_of_the_loader_before(data_module, first):
+    module = data_module(streaming=True)
+    first(module)
+    assert own_threads()
+    module.setup("fit")
+    assert not own_threads()
+
+
 @STREAMING
 def test_processes_together_see_what_one_sees(data_module, parquet_folder, streaming):
     """In each of the updates whose images a batch holds."""
