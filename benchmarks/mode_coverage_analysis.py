@@ -17,6 +17,8 @@ MECHANISMS = {
     "generator_gradient": "balance/generator/gradient",
     "learning": "learning/decrease",
 }
+# Of the row that all methods share.
+CENTRAL_SETTING: dict[str, Any] = {"depth": 0, "rate": 2e-4, "loss": "HingeLoss", "linear_relu": True}
 EARLY = 1000  # iterations: before most collapses
 COLUMNS = {MODES: "metric/modes_covered", "kl_to_uniform": "metric/kl_to_uniform", "sure_share": "metric/sure_share"}
 
@@ -44,11 +46,21 @@ def read_run(folder: Path, iterations: int) -> Optional[Row]:
     return found | {key: began[key] for key in ("commit", "hardware", "threads")}
 
 
-def groups(rows: Iterable[Row]) -> dict[tuple[str, int, float, str], list[Row]]:
-    """Return the rows of each cell, (method, depth, rate, loss), by seed."""
-    found: dict[tuple[str, int, float, str], list[Row]] = {}
+def setting(row: Mapping[str, Any]) -> Row:
+    """Return what a run shares with the same method's others but the seed."""
+    return {name: row[name] for name in CENTRAL_SETTING}
+
+
+def is_central(row: Mapping[str, Any]) -> bool:
+    """Return whether a run belongs to the row that all methods share."""
+    return setting(row) == CENTRAL_SETTING
+
+
+def groups(rows: Iterable[Row]) -> dict[tuple[Any, ...], list[Row]]:
+    """Return the rows of each cell, the method and its setting, by seed."""
+    found: dict[tuple[Any, ...], list[Row]] = {}
     for row in sorted(rows, key=lambda row: row["seed"]):
-        found.setdefault((row["method"], row["depth"], row["rate"], row["loss"]), []).append(row)
+        found.setdefault((row["method"], *setting(row).values()), []).append(row)
     return found
 
 
@@ -60,9 +72,9 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def summarize(rows: Iterable[Row]) -> list[Row]:
     """Return one entry a cell: how many seeds, and the spread of modes and divergence over them."""
     return [
-        {"method": method, "depth": depth, "rate": rate, "loss": loss, "seeds": [row["seed"] for row in cell]}
+        {"method": cell[0]["method"], **setting(cell[0]), "seeds": [row["seed"] for row in cell]}
         | {name: spread([row[name] for row in cell]) for name in (MODES, "kl_to_uniform") if cell[0][name] is not None}
-        for (method, depth, rate, loss), cell in groups(rows).items()
+        for cell in groups(rows).values()
     ]
 
 
@@ -151,7 +163,7 @@ def at_equal_seconds(row: Row, seconds: Mapping[str, float], iterations: int) ->
 
 def analyze(rows: Sequence[Row], iterations: int, seconds: Mapping[str, float]) -> dict[str, Any]:
     """Return everything that the plan asks of the runs."""
-    central = [row for row in rows if (row["depth"], row["rate"], row["loss"]) == (0, 2e-4, "HingeLoss")]
+    central = [row for row in rows if is_central(row)]
     methods = dict.fromkeys(row["method"] for row in central)
     tests = [paired_test(central, method, "sn") for method in methods if method != "sn"]
     equal: dict[str, list[int]] = {}

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mode_coverage_analysis import is_central
+
 # The order of the board's rows.
 METHODS = {
     "none": "none",
@@ -46,16 +48,10 @@ def board(content: Mapping[str, Any]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     order = list(METHODS)
-    central = [0, 2e-4, "HingeLoss"]
-    cells = sorted(
-        result["summary"],
-        key=lambda cell: ([cell[key] for key in ("depth", "rate", "loss")] != central, order.index(cell["method"])),
-    )
-    for cell in cells:
-        setting = [cell[key] for key in ("depth", "rate", "loss")]
+    for cell in sorted(result["summary"], key=lambda cell: (not is_central(cell), order.index(cell["method"]))):
         depth = f"+{cell['depth']}" if cell["depth"] else "shallow"
-        where = f"{depth}, {cell['rate']:g}, {LOSSES[cell['loss']]}"
-        equal = result["equal_seconds"].get(cell["method"]) if setting == central else None
+        where = f"{depth}, {cell['rate']:g}, {LOSSES[cell['loss']]}{'' if cell['linear_relu'] else ', no first ReLU'}"
+        equal = result["equal_seconds"].get(cell["method"]) if is_central(cell) else None
         divergence = _spread(cell["kl_to_uniform"], 2) if "kl_to_uniform" in cell else "diverged"
         columns = [METHODS[cell["method"]], where, str(len(cell["seeds"])), _spread(cell["modes_covered"], 0)]
         lines.append("| " + " | ".join([*columns, divergence, _spread(equal, 0) if equal else ""]) + " |")

@@ -57,6 +57,7 @@ class CNNGenerator(RecordsArguments, nn.Module):
         initialization: Distribution of the initial weights, "xavier_uniform", "orthogonal", "normal" (standard
             deviation 0.02) or "torch", as torch's layers begin. Default: "normal".
         batch_norm: Whether there is batch normalisation; without it the convolutions have biases. Default: ``True``.
+        linear_relu: Whether a ReLU follows the linear layer, which the papers' tables lack. Default: ``False``.
 
     Attributes:
         latent_dim: Size of a latent vector.
@@ -72,6 +73,7 @@ class CNNGenerator(RecordsArguments, nn.Module):
         width: Optional[int] = None,
         initialization: Initialization = "normal",
         batch_norm: bool = True,
+        linear_relu: bool = False,
     ) -> None:
         super().__init__()
         plan = select_plan(_PLANS, image_size)
@@ -83,6 +85,7 @@ class CNNGenerator(RecordsArguments, nn.Module):
         coarsest = image_size // 2**plan.halvings
         self.coarsest_shape = (width * 2**plan.halvings, coarsest, coarsest)
         self.linear = nn.Linear(latent_dim, self.coarsest_shape[0] * coarsest**2)
+        self.linear_relu = linear_relu
         layers: list[nn.Module] = []
         # No bias before batch normalisation: it would cancel, and leave rounding noise as its gradient for
         # optimizers that normalise gradients to blow up.
@@ -102,6 +105,8 @@ class CNNGenerator(RecordsArguments, nn.Module):
         """Return images ``[N, *image_shape]`` in [-1, 1] for latents ``[N, latent_dim]``."""
         require_shape("latents", latents, (self.latent_dim,))
         features = self.linear(latents).unflatten(1, self.coarsest_shape)
+        if self.linear_relu:
+            features = features.relu()
         return torch.tanh(self.to_image(self.convolutions(features)))
 
 
