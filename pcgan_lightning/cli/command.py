@@ -15,6 +15,7 @@ from typing_extensions import override
 
 # Imported for their names: a config may say `class_path: GAN` without the package's path.
 from pcgan_lightning import callbacks, data, games, losses, metrics, modules, networks, optim  # noqa: F401
+from pcgan_lightning.cli.compare import compare
 from pcgan_lightning.cli.evaluate import evaluate
 from pcgan_lightning.cli.fit import PCGANCLI, SaveRunConfig
 from pcgan_lightning.cli.generate import generate
@@ -22,7 +23,7 @@ from pcgan_lightning.report import report
 from pcgan_lightning.runs import check_classes, check_config_file, distrust_configs
 
 FUNCTIONS: dict[str, Callable[..., None]] = {"evaluate": evaluate, "generate": generate}
-COMMANDS = (*LightningCLI.subcommands(), *FUNCTIONS, "report", "classifier")
+COMMANDS = (*LightningCLI.subcommands(), *FUNCTIONS, "compare", "report", "classifier")
 # Of all others, which may be mistakes of ours, the line tells the type and how to see more.
 EXPECTED_ERRORS = (ArgumentError, ValueError, OSError, ModuleNotFoundError, MisconfigurationException)
 CLASSIFIER = (modules.Classifier, data.LabelledImageDataModule)
@@ -66,10 +67,11 @@ def _run() -> None:
     if command in FUNCTIONS:
         _call(command)
     elif command == "report":
-        parser = ArgumentParser(prog="pcgan report", exit_on_error=False)
-        parser.add_argument("runs", nargs="+", type=Path, help="run folders of `pcgan fit`")
-        parser.add_function_arguments(report, skip={"runs"})
-        report(**parser.parse_args(sys.argv[2:]).as_dict())
+        _call_with_paths(report, "runs", "run folders of `pcgan fit`", sys.argv[2:])
+    elif command == "compare":
+        own, further = _split(sys.argv[2:])
+        usage = "configurations of `pcgan fit`; arguments after -- go to each of them"
+        _call_with_paths(compare, "configs", usage, own, arguments=further)
     elif command == "classifier":
         sys.argv[:2] = ["pcgan classifier"]
         description = "Train a classifier whose features score images."
@@ -80,7 +82,9 @@ def _run() -> None:
             parser_kwargs=_parser_kwargs(ClassifierCLI, "pcgan classifier", description),
         )
     else:
-        description = "Train GANs. Further commands: pcgan generate, evaluate, report, classifier; each has --help."
+        description = (
+            "Train GANs. Further commands: pcgan compare, generate, evaluate, report, classifier; each has --help."
+        )
         PCGANCLI(
             modules.TwoPlayerModule,
             LightningDataModule,
@@ -101,6 +105,20 @@ def _call(command: str) -> None:
     check_classes(config)
     arguments = parser.instantiate_classes(config).as_dict()
     FUNCTIONS[command](**{name: value for name, value in arguments.items() if name != "config"})
+
+
+def _call_with_paths(function: Callable[..., None], name: str, usage: str, said: list[str], **given: Any) -> None:
+    """Call a function of several paths with its arguments from the command line."""
+    parser = ArgumentParser(prog=f"pcgan {function.__name__}", exit_on_error=False)
+    parser.add_argument(name, nargs="+", type=Path, help=usage)
+    parser.add_function_arguments(function, skip={name, *given})
+    function(**parser.parse_args(said).as_dict(), **given)
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return what stands before and after ``--``."""
+    place = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:place], arguments[place + 1 :]
 
 
 def _advice(error: Exception) -> str:
