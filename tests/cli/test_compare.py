@@ -36,7 +36,8 @@ def test_runs_beside_a_failing_one(tmp_path):
     command = [sys.executable, "-m", "pcgan_lightning.cli", "compare", *configs, "--folder", str(tmp_path / "runs")]
     further = ["--", *TINY, "--trainer.max_steps=2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *further], capture_output=True, text=True, env=environment, timeout=300, check=False)
+    call = [*command, *further]
+    done = subprocess.run(call, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("pcgan: error: 1 of 2 runs failed, see log.txt of each: wrong: ")
     assert "Traceback" not in done.stderr
