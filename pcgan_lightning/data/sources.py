@@ -1,5 +1,6 @@
 """Where images come from: scikit-learn's digits, local files, or the Hugging Face hub."""
 
+import functools
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -38,10 +39,17 @@ def open_digits(split: str, hold_out: bool) -> Dataset:
         split: `"train"`, or `"test"` for the images held out.
         hold_out: Whether the last 297 images are kept from training.
     """
-    pixels, _ = digits_and_labels()
-    if hold_out:
-        pixels = pixels[:-DIGITS_TEST_IMAGES] if split == "train" else pixels[-DIGITS_TEST_IMAGES:]
-    images = [PIL.Image.fromarray(image) for image in pixels]
+    digits = _encoded_digits()
+    if not hold_out:
+        return digits
+    first = len(digits) - DIGITS_TEST_IMAGES
+    return digits.select(range(first) if split == "train" else range(first, len(digits)))
+
+
+@functools.cache
+def _encoded_digits() -> Dataset:
+    """All digits as one dataset, made once in a process: it takes as long as dozens of small iterations."""
+    images = [PIL.Image.fromarray(image) for image in digits_and_labels()[0]]
     return Dataset.from_dict({"image": images}, features=datasets.Features({"image": datasets.Image()}))
 
 

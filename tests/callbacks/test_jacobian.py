@@ -10,7 +10,6 @@ import torch
 from helpers.foreign_modules import image_loader, make_two_player_gan
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
-from PIL import Image
 from torch.nn.functional import softplus
 
 from pcgan_lightning.callbacks import Acceleration, FixedPreconditioning, JacobianSpectrumLogger
@@ -77,7 +76,7 @@ def assert_same(found, expected, tolerance):
         expected.remove(nearest)
 
 
-@pytest.mark.parametrize("method", [SimGD(), ConOpt(0.5), JARE(0.5), JARE(2.0, "generator")], ids=repr)
+@pytest.mark.parametrize("method", [SimGD(), ConOpt(0.5), JARE(2.0, "generator")], ids=repr)
 def test_eigenvalues_of_a_small_game(tmp_path, fit, method):
     """All of them, of the dynamics with the regulariser."""
     dense, callback = Dense(method), JacobianSpectrumLogger(every_n_steps=3, samples=8)
@@ -96,7 +95,7 @@ def test_eigenvalues_of_a_small_game(tmp_path, fit, method):
     assert [float(row["jacobian/zeta"]) for row in rows] == pytest.approx(callback.series["zeta"])
     first = callback.series["eigenvalues"][0][0]
     assert (float(rows[0]["jacobian/eigenvalue_1/real"]), float(rows[0]["jacobian/eigenvalue_1/imaginary"])) == first
-    assert Image.open(tmp_path / "jacobian.png").size[0] > 500
+    assert (tmp_path / "jacobian.png").is_file()
 
 
 @pytest.mark.slow
@@ -169,19 +168,19 @@ def test_a_game_that_is_not_finite(fit):
 
 
 def test_losses_of_others(fit):
-    """Their eigenvalues are those of the dense Jacobian, on the last batch."""
-    latents = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    """Their eigenvalues are those of the dense Jacobian, on the last batch; the module's own losses do not count."""
+    latents, batches = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), []
 
     def losses(module, batch):
-        real, fake = module.discriminator(batch[0][:4]), module.discriminator(module.generator(latents))
+        batches.append(batch)
+        real, fake = module.discriminator(batch[:4]), module.discriminator(module.generator(latents))
         return softplus(-fake).mean(), (softplus(-real) + softplus(fake)).mean()
 
-    module = make_two_player_gan(lightning.pytorch)()
+    module = tiny_game()
     callback = JacobianSpectrumLogger(2, count=2, max_products=40, losses=losses)
-    fit(module, [callback], image_loader(), max_steps=8)
-    *_, batch = image_loader()
-    game = Game(lambda: losses(module, batch), [*module.generator.parameters()], [*module.discriminator.parameters()])
-    whole = torch.linalg.eigvals(game.jacobian().double())
+    fit(module, [callback], points(), max_steps=4)
+    players = [*module.generator.parameters()], [*module.discriminator.parameters()]
+    whole = torch.linalg.eigvals(Game(lambda: losses(module, batches[-1]), *players).jacobian().double())
     for pair in callback.series["eigenvalues"][-1]:
         assert (whole - complex(*pair)).abs().min() < 5e-3 * whole.abs().max()
 

@@ -67,7 +67,7 @@ def test_summary_over_layers():
     assert summarize_conditions([2.0]) == {"max": 2.0, "second_max": 2.0, "mean": 2.0}
 
 
-def test_csv_gets_numbers_and_the_folder_gets_pictures(tmp_path, fit):
+def test_csv_gets_numbers_and_the_folder_gets_pictures(tmp_path, fit, drawn):
     fit(tiny_gan(), all_callbacks(), max_steps=6, logger=CSVLogger(tmp_path, name="run", version=""))
     folder = tmp_path / "run"
     with (folder / "metrics.csv").open() as file:

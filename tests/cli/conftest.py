@@ -1,9 +1,12 @@
 """A finished run and the parser of a fit, for all tests of the command."""
 
+import importlib
 import sys
+import time
 
 import pytest
 from helpers import ROOT
+from helpers.attacks import EVIL
 from helpers.command import pcgan, quickstart
 
 from pcgan_lightning.cli.fit import PCGANCLI
@@ -38,3 +41,16 @@ def parse(fit_parser):
     """Return the configuration of the quickstart with further arguments."""
     config = ("--config", str(ROOT / "configs" / "quickstart.yaml"))
     return lambda *arguments: fit_parser.parse_args([*config, *map(str, arguments)])
+
+
+@pytest.fixture
+def victim(tmp_path, monkeypatch):
+    """The file that no attack may touch; the attacker's module can be imported."""
+    path = tmp_path / "touched"
+    (tmp_path / "evil_names.py").write_text(EVIL % ((str(path),) * 4))
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("evil_names")
+    yield path
+    sys.modules.pop("evil_names", None)
+    time.sleep(0.1)  # for a process that was started
+    assert not path.exists()

@@ -216,7 +216,7 @@ TO_GO_ON_FROM = {
     "no optimizers": (altered(lambda c: c.pop("optimizer_states")), r"mistake\.ckpt: it lacks 'optimizer_states'"),
 }
 CHECKPOINTS = [(load_gan, mistake) for mistake in (DAMAGED | TO_GENERATE).items()]
-CHECKPOINTS += [(_check_checkpoint, mistake) for mistake in (DAMAGED | TO_GO_ON_FROM).items()]
+CHECKPOINTS += [(_check_checkpoint, mistake) for mistake in [next(iter(DAMAGED.items())), *TO_GO_ON_FROM.items()]]
 
 
 @pytest.mark.parametrize(("read", "mistake"), CHECKPOINTS, ids=lambda p: p[0] if isinstance(p, tuple) else p.__name__)
@@ -239,17 +239,9 @@ def loop_of_configs(folder, run):
     return ("--config", folder / "mistake.yaml")
 
 
-def one_image(folder, run):
-    pictures(folder / "images", 1)
-    return ("--data.source", folder / "images", "--data.channels=1", "--data.batch_size=64")
-
-
-def damaged_checkpoint(*before):
-    def arguments(folder, run):
-        one_byte_altered(folder / "mistake.ckpt", run / "checkpoints" / "last.ckpt")
-        return (*before, folder / "mistake.ckpt")
-
-    return arguments
+def damaged_checkpoint(folder, run):
+    one_byte_altered(folder / "mistake.ckpt", run / "checkpoints" / "last.ckpt")
+    return ("--ckpt_path", folder / "mistake.ckpt")
 
 
 def occupied(folder, run):
@@ -283,31 +275,11 @@ COMMANDS = {
         r"`target` must name a submodule of GAN",
     ),
     "torch's optimizer": (fit("--model.generator_optimizer.lr=-1"), r"learning rate: -1"),
-    "a rate that is no number": (fit("--model.generator_optimizer.lr=.nan"), r"learning rate: nan"),
-    "an infinite rate": (
-        fit("--model.generator_optimizer.lr=.inf"),
-        r"`generator_optimizer` must have a finite learning rate, its `lr`, got \[inf\]",
-    ),
-    "decay without an end": (
-        fit("--model.generator_scheduler=LinearDecay", "--trainer.max_steps=-1", "--trainer.max_epochs=1"),
-        r"`generator_scheduler` needs `total_iterations`",
-    ),
-    "decay of a plateau": (
-        fit(
-            "--model.generator_scheduler=lightning.pytorch.cli.ReduceLROnPlateau",
-            "--model.generator_scheduler.monitor=loss",
-        ),
-        r"`generator_scheduler` must not need a metric, got ReduceLROnPlateau",
-    ),
-    "data of another shape": (fit("--data.image_size=16"), r"data and discriminator must have the same image shape"),
     "no such data": (fit("--data.source=nowhere.parquet"), r"`source` must be .* got 'nowhere\.parquet'"),
-    "channels": (fit("--data.channels=3"), r"`channels` must be 1"),
-    "one image for a batch of 64": (one_image, r"64"),
     "no checkpoint": (fit("--ckpt_path=nowhere.ckpt"), r"`ckpt_path` must be a checkpoint file or 'last', got nowhere"),
     "no last checkpoint": (lambda *_: ("validate", "--ckpt_path=last"), r"'last' needs a checkpoint in"),
     "no checkpoint to generate from": (lambda *_: ("generate", "nowhere.ckpt"), r"`checkpoint` must .* nowhere\.ckpt"),
-    "damaged, to generate from": (damaged_checkpoint("generate"), r"mistake\.ckpt, which is damaged: .* is altered"),
-    "damaged, to go on from": (damaged_checkpoint("--ckpt_path"), r"mistake\.ckpt, which is damaged: .* is altered"),
+    "damaged, to go on from": (damaged_checkpoint, r"mistake\.ckpt, which is damaged: .* is altered"),
     "another architecture": (
         lambda folder, run: ("--model.discriminator.width=3", "--ckpt_path", run / "checkpoints" / "last.ckpt"),
         r"argument `model\.discriminator\.width` must stay the checkpoint's in a run that goes on, 2, got 3",

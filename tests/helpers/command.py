@@ -30,6 +30,9 @@ def quickstart(monkeypatch, folder, *more):
 
 
 def one_error(capsys):
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pcgan: error:")]
-    assert len(lines) == 1
+    """Return the one line of stderr beside what Lightning says."""
+    error = capsys.readouterr().err
+    lines = [line for line in error.splitlines() if line.startswith("pcgan: error:")]
+    assert len(lines) == 1, error
+    assert "Traceback" not in error
     return lines[0]
