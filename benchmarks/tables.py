@@ -9,10 +9,12 @@ exit status says whether all pages are up to date.
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from faults_tables import faults, faults_points
+from markdown_tables import markdown
 from mode_coverage_tables import mode_coverage, mode_coverage_short
 from results_file import RESULTS
 
@@ -27,13 +29,6 @@ METHODS = {"sn": "SN", "fpc3": "FPC-3", "fpc7": "FPC-7", "apc": "APC"}
 GAME_METHODS = {"simgd": "SimGD", "conopt": "ConOpt", "jare": "JARE"}
 OPTIMIZERS = {"adam": "Adam", "ada_nsgda": "Ada-nSGDA", "nsgda": "nSGDA", "sgda": "SGDA"}
 NETWORK_METHODS = {"gan": "standard GAN", "conopt": "ConOpt", "sn": "SN", "jare": "JARE"}
-
-
-def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]], *notes: str) -> list[str]:
-    """Return the lines of a table, and of paragraphs below it."""
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    return lines + [line for note in notes for line in ("", note)]
 
 
 def beginnings(rows: Iterable[dict[str, Any]]) -> str:
@@ -223,31 +218,7 @@ def mixture(content: dict[str, Any]) -> list[str]:
     return markdown(["method", "modes covered", "share of high-quality samples"], lines, note)
 
 
-def faults(content: dict[str, Any]) -> list[str]:
-    """Return where the kills hit, and how many runs ended as the undisturbed one did."""
-    result, settings = content["result"], content["settings"]
-    kinds = ("before the first checkpoint", "between checkpoints")
-    kinds += ("while a checkpoint was written", "after the last iteration")
-
-    def kind_of(where: dict[str, Any]) -> str:
-        if any(name.endswith(".part") for name in where["checkpoints"]):
-            return kinds[2]
-        if not where["checkpoints"]:
-            return kinds[0]
-        return kinds[3] if where["iteration"] == settings["iterations"] else kinds[1]
-
-    kills = [(kind_of(where), not run["differences"]) for run in result["runs"] for where in run["kills"]]
-    ends = {kind: [same for found, same in kills if found == kind] for kind in kinds}
-    rows = [[kind, str(len(same)), str(sum(same))] for kind, same in ends.items()]
-    rows.append(["in all", str(result["kills"]), f"{result['survived']} of {result['kills']}"])
-    note = (
-        f"{len(result['runs'])} runs of {settings['iterations']} iterations on digits, killed "
-        f"{max(len(run['kills']) for run in result['runs'])} times at most, seed {settings['seed']}."
-    )
-    return markdown(["killed", "kills", "ended bit-identical"], rows, note)
-
-
-_OF_RUNS = (faults, jare_networks, mixture, table1, wgan_gp)
+_OF_RUNS = (faults, faults_points, jare_networks, mixture, table1, wgan_gp)
 _OF_TIMES = (game_updates, guards, optimizers, preconditioning_overhead, processes, scoring, throughput)
 TABLES = {function.__name__: function for function in (*_OF_RUNS, *_OF_TIMES)} | {
     "mixture_small": mixture,

@@ -10,7 +10,7 @@ from torch import Tensor
 from pcgan_lightning.arguments import require_at_least
 from pcgan_lightning.data import draw_samples, to_pillow, to_uint8
 from pcgan_lightning.modules import TwoPlayerModule
-from pcgan_lightning.runs import check_hyper_parameters, read_checkpoint
+from pcgan_lightning.runs import CHECKPOINTS, check_hyper_parameters, check_records, read_checkpoint
 
 
 def generate(
@@ -73,6 +73,8 @@ def load_gan(checkpoint: Path, device: str = "auto") -> tuple[TwoPlayerModule, i
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"argument `device` must be one that torch finds here, got {device!r}") from error
     content = read_checkpoint(checkpoint, argument="checkpoint")
+    if checkpoint.resolve().parent.name == CHECKPOINTS:
+        check_records(checkpoint.resolve().parents[1], "argument `checkpoint` must be of a run with readable files")
     rule = f"argument `checkpoint` must be a checkpoint of a GAN of this package, got {checkpoint}"
     weights = content["state_dict"]
     if not any(name.startswith("generator.") for name in weights):

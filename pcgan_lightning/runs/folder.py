@@ -20,16 +20,37 @@ SAMPLES = "samples"
 SPECTRA = "spectra"
 
 
-def check_unused(folder: Path) -> None:
+# Any of them tells that a folder is a run's.
+_OF_A_RUN = (CONFIG_FILE, METRICS_FILE, ENVIRONMENT_FILE, CHECKPOINTS, EVALUATIONS, SAMPLES, SPECTRA)
+
+
+def check_no_run(folder: Path) -> None:
     """Refuse a folder that already holds a run.
 
     Raises:
         FileExistsError: naming the folder and the two ways out.
     """
-    if any((folder / name).exists() for name in (CONFIG_FILE, METRICS_FILE)):
+    if any((folder / name).exists() for name in _OF_A_RUN) or any(folder.glob(SLURM_CHECKPOINTS)):
         raise FileExistsError(
             f"argument `run_dir` must not hold a run yet, got {folder}; choose another folder with --run_dir, or "
             "continue that run with --ckpt_path last"
+        )
+
+
+def check_unused(folder: Path) -> None:
+    """Refuse a folder that holds a run or anything else, but for the lock of a run that never began.
+
+    Raises:
+        FileExistsError: naming the folder, what it holds, and the ways out.
+    """
+    check_no_run(folder)
+    own = (LOCK_FILE, OWNER_FILE, f"{OWNER_FILE}.part")
+    found = sorted(path.name for path in folder.glob("*") if path.name not in own)
+    if found:
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        raise FileExistsError(
+            f"argument `run_dir` must be a folder without anything else in it, got {folder}, which holds {found[0]!r}"
+            f"{more}; choose another folder with --run_dir"
         )
 
 

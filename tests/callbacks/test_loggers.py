@@ -3,6 +3,7 @@
 import csv
 import struct
 import time
+from types import SimpleNamespace
 
 import lightning.pytorch
 import numpy as np
@@ -20,6 +21,7 @@ from pcgan_lightning.callbacks import (
     SampleGridLogger,
     SpectrumLogger,
 )
+from pcgan_lightning.callbacks.loggers import log_picture
 from pcgan_lightning.callbacks.monitors.spectrum import summarize_conditions
 from pcgan_lightning.modules import GAN
 from pcgan_lightning.networks import CNNDiscriminator, CNNGenerator
@@ -195,3 +197,20 @@ def test_progress_bar_shows_losses_condition_and_speed(fit, capsys):
 def test_refresh_interval():
     with pytest.raises(ValueError, match="`refresh_every_n_steps` must be at least 1, got 0"):
         GANProgressBar(refresh_every_n_steps=0)
+
+
+def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    trainer = SimpleNamespace(is_global_zero=True, fast_dev_run=False, loggers=[], default_root_dir=tmp_path)
+    monkeypatch.setattr("pcgan_lightning.callbacks.loggers.connected", lambda _: trainer)
+    log_picture(trainer, "x", "samples/x.png", Image.new("RGB", (2, 2), "red"))
+    with Image.open(tmp_path / "samples" / "x.png") as picture:
+        assert (picture.format, picture.getpixel((1, 1))) == ("PNG", (255, 0, 0))
+    former = (tmp_path / "samples" / "x.png").read_bytes()
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="No space left"):
+        log_picture(trainer, "x", "samples/x.png", Image.new("RGB", (2, 2), "blue"))
+    assert [path.read_bytes() for path in (tmp_path / "samples").iterdir()] == [former]
