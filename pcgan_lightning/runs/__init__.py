@@ -19,6 +19,7 @@ from pcgan_lightning.runs.folder import (
     WANDB_ID_FILE,
     check_unused,
     check_writable,
+    last_config,
     unused_path,
 )
 from pcgan_lightning.runs.metrics_csv import read_rows
@@ -28,7 +29,7 @@ from pcgan_lightning.runs.writing import write_whole
 if TYPE_CHECKING:
     from pcgan_lightning.runs.checkpoints import AtomicCheckpointIO, read_checkpoint
     from pcgan_lightning.runs.csv_logger import RunCSVLogger
-    from pcgan_lightning.runs.last import last_checkpoint
+    from pcgan_lightning.runs.last import last_checkpoint, last_of
     from pcgan_lightning.runs.lock import claimed
     from pcgan_lightning.runs.machine import environment
     from pcgan_lightning.runs.saved_paths import drop_foreign_paths, is_checkpoint_in, without_foreign_paths
@@ -48,6 +49,7 @@ _HOMES = {
     "environment": "machine",
     "is_checkpoint_in": "saved_paths",
     "last_checkpoint": "last",
+    "last_of": "last",
     "load_yaml": "yaml_files",
     "read_checkpoint": "checkpoints",
     "read_yaml": "yaml_files",
@@ -82,6 +84,8 @@ __all__ = [
     "evaluation_path",
     "is_checkpoint_in",
     "last_checkpoint",
+    "last_config",
+    "last_of",
     "load_yaml",
     "read_checkpoint",
     "read_rows",

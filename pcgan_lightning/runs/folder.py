@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -52,3 +53,10 @@ def unused_path(path: Path) -> Path:
     """Return `path`, or the first of ``name_1``, ``name_2``, ... beside it that does not exist."""
     candidates = (path.with_stem(f"{path.stem}_{n}") if n else path for n in itertools.count())
     return next(c for c in candidates if not c.exists())
+
+
+def last_config(folder: Path) -> Path:
+    """Return the configuration of a run's last continuation, by the numbers that :func:`unused_path` gives them."""
+    first = folder / CONFIG_FILE
+    found = (re.fullmatch(rf"{first.stem}_(\d+)", path.stem) for path in folder.glob(f"{first.stem}_*{first.suffix}"))
+    return first.with_stem(f"{first.stem}_{last}") if (last := max((int(m[1]) for m in found if m), default=0)) else first
