@@ -25,7 +25,15 @@ from pcgan_lightning.metrics import (
     score_generator,
     score_samples,
 )
-from pcgan_lightning.runs import CONFIG_FILE, check_classes, evaluation_path, last_config, read_yaml, save_scores, unused_path
+from pcgan_lightning.runs import (
+    CONFIG_FILE,
+    check_classes,
+    evaluation_path,
+    last_config,
+    read_yaml,
+    save_scores,
+    unused_path,
+)
 
 SCORED_IMAGES, MODE_SAMPLES = 10_000, 25_600
 

@@ -37,18 +37,21 @@ def check_strategy(trainer: "pl.Trainer") -> None:
         raise ValueError(f"{_RULE} what it has trained, got one that starts processes by {how!r}, which take it along")
 
 
-def check_no_hooks(trainer: "pl.Trainer") -> None:
-    """Refuse what changes the messages of ``ddp``, where the gradients are not exchanged by it.
+def check_plain_ddp(trainer: "pl.Trainer") -> None:
+    """Refuse what changes how ``ddp`` exchanges gradients: the games do that by themselves, and it would do nothing.
 
     Raises:
         ValueError: naming it.
     """
-    for name in ("ddp_comm_hook", "ddp_comm_state", "ddp_comm_wrapper"):
-        value = getattr(trainer.strategy, f"_{name}", None)
+    strategy = trainer.strategy
+    names = ("ddp_comm_hook", "ddp_comm_state", "ddp_comm_wrapper")
+    found = {name: getattr(strategy, f"_{name}", None) for name in names}
+    found["static_graph"] = getattr(strategy, "_ddp_kwargs", {}).get("static_graph") or None
+    for name, value in found.items():
         if value is not None:
             raise ValueError(
-                f"argument `{name}` of the strategy must be None, since the games exchange gradients by themselves, "
-                f"got {getattr(value, '__name__', type(value).__name__)}"
+                f"argument `{name}` of the strategy must be left out, since the games exchange gradients by themselves, "
+                f"got {getattr(value, '__name__', value)}"
             )
 
 

@@ -24,7 +24,7 @@ from pcgan_lightning.modules._options import Asked, apply_changes, check_changes
 from pcgan_lightning.modules._processes import Share, mean_over_processes, shares_of
 from pcgan_lightning.modules._randomness import RandomStreams
 from pcgan_lightning.modules._recorded import check_same_architecture
-from pcgan_lightning.modules.strategies import check_no_hooks, check_strategy
+from pcgan_lightning.modules.strategies import check_plain_ddp, check_strategy
 from pcgan_lightning.networks import SynchronizedBatchNorm
 from pcgan_lightning.runs import AtomicCheckpointIO
 from pcgan_lightning.spectra import match_preconditioning
@@ -210,7 +210,7 @@ class TwoPlayerModule(GameModule, ABC):
         """
         strategy = self.trainer.strategy
         check_strategy(self.trainer)
-        check_no_hooks(self.trainer)
+        check_plain_ddp(self.trainer)
         if type(strategy.checkpoint_io) is TorchCheckpointIO:
             strategy.checkpoint_io = AtomicCheckpointIO()
         if stage == "fit":

@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import re
 import tempfile
 from pathlib import Path
 
@@ -58,5 +57,6 @@ def unused_path(path: Path) -> Path:
 def last_config(folder: Path) -> Path:
     """Return the configuration of a run's last continuation, by the numbers that :func:`unused_path` gives them."""
     first = folder / CONFIG_FILE
-    found = (re.fullmatch(rf"{first.stem}_(\d+)", path.stem) for path in folder.glob(f"{first.stem}_*{first.suffix}"))
-    return first.with_stem(f"{first.stem}_{last}") if (last := max((int(m[1]) for m in found if m), default=0)) else first
+    names = (path.stem.removeprefix(f"{first.stem}_") for path in folder.glob(f"{first.stem}_*{first.suffix}"))
+    last = max((int(name) for name in names if name.isdecimal()), default=0)
+    return first.with_stem(f"{first.stem}_{last}") if last else first
