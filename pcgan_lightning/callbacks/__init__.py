@@ -21,6 +21,7 @@ from pcgan_lightning.callbacks.preconditioning import (
 from pcgan_lightning.callbacks.running import (
     Acceleration,
     GANProgressBar,
+    LostProcessError,
     NonFiniteError,
     NonFiniteGuard,
     RunCheckpoint,
@@ -38,6 +39,7 @@ __all__ = [
     "GANProgressBar",
     "JacobianSpectrumLogger",
     "LearningSpeedLogger",
+    "LostProcessError",
     "ModeCoverageLogger",
     "ModeLogger",
     "Monitor",

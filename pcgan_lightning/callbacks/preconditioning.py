@@ -12,6 +12,7 @@ from torch import nn
 
 from pcgan_lightning.callbacks.loggers import log_scalars
 from pcgan_lightning.callbacks.targets import Target, check_interval, completed_iterations, resolve_target, target_name
+from pcgan_lightning.modules import check_optimizers, check_strategy
 from pcgan_lightning.spectra import (
     LayerChoice,
     Polynomial,
@@ -48,11 +49,21 @@ class Preconditioning(Callback):
         return self._generate_state_key(target=target_name(self.target))
 
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        """Put the PC-layers on, before a checkpoint is loaded and the optimizers are made."""
+        """Put the PC-layers on, before a checkpoint is loaded and the optimizers are made.
+
+        Raises:
+            ValueError: for a strategy that divides the networks, or leaves them in another process.
+        """
+        check_strategy(trainer)
         self.attach(resolve_target(pl_module, self.target))
 
     def on_fit_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Attach again: a loaded checkpoint may have been made with other PC-layers, or none."""
+        """Attach again: a loaded checkpoint may have been made with other PC-layers, or none.
+
+        Raises:
+            ValueError: for an optimizer that is divided among processes.
+        """
+        check_optimizers(trainer.optimizers)
         self.attach(resolve_target(pl_module, self.target))
 
     def attach(self, network: nn.Module) -> None:

@@ -26,7 +26,7 @@ from pcgan_lightning.callbacks import (
     StopOnSignal,
 )
 from pcgan_lightning.cli.loggers import send_logs_to
-from pcgan_lightning.modules import TwoPlayerModule
+from pcgan_lightning.modules import TwoPlayerModule, check_strategy
 from pcgan_lightning.runs import (
     CHECKPOINTS,
     CONFIG_FILE,
@@ -181,6 +181,7 @@ class PCGANCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Let the first process claim the run folder for all, after all that may be refused without a trace."""
+        check_strategy(self.trainer)
         config = self.config[self.subcommand]
         if config.trainer.fast_dev_run or getattr(rank_zero_only, "rank", 0) != 0:
             return

@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from pcgan_lightning.modules.strategies import check_optimizers
 from pcgan_lightning.optim import LinearDecay
 from pcgan_lightning.spectra import original_parameters
 
@@ -16,9 +17,10 @@ def make_optimizer(player: str, network: nn.Module, make: Callable[..., Optimize
     """Return the optimizer that `make` makes of a network's named parameters.
 
     Raises:
-        ValueError: for a learning rate that is not finite.
+        ValueError: for a learning rate that is not finite, or an optimizer that is divided among processes.
     """
     optimizer = make(list(original_parameters(network).items()))
+    check_optimizers([optimizer], f"{player}_optimizer")
     rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
     if not all(math.isfinite(rate) for rate in rates):
         raise ValueError(f"argument `{player}_optimizer` must have a finite learning rate, its `lr`, got {rates}")

@@ -21,9 +21,10 @@ from pcgan_lightning.modules._averaging import MovingAverage
 from pcgan_lightning.modules._game import GameModule, check_same_shape
 from pcgan_lightning.modules._optimizers import make_optimizer, make_scheduler
 from pcgan_lightning.modules._options import Asked, apply_changes, check_changes, options_of
-from pcgan_lightning.modules._processes import Share, check_strategy, mean_over_processes, shares_of
+from pcgan_lightning.modules._processes import Share, mean_over_processes, shares_of
 from pcgan_lightning.modules._randomness import RandomStreams
 from pcgan_lightning.modules._recorded import check_same_architecture
+from pcgan_lightning.modules.strategies import check_plain_ddp, check_strategy
 from pcgan_lightning.networks import SynchronizedBatchNorm
 from pcgan_lightning.runs import AtomicCheckpointIO
 from pcgan_lightning.spectra import match_preconditioning
@@ -205,10 +206,11 @@ class TwoPlayerModule(GameModule, ABC):
         """Write checkpoints whole, and forget an earlier run's randomness; a resumed checkpoint brings its own.
 
         Raises:
-            ValueError: for several processes without ``ddp``.
+            ValueError: for a strategy that does not train exactly.
         """
         strategy = self.trainer.strategy
         check_strategy(self.trainer)
+        check_plain_ddp(self.trainer)
         if type(strategy.checkpoint_io) is TorchCheckpointIO:
             strategy.checkpoint_io = AtomicCheckpointIO()
         if stage == "fit":

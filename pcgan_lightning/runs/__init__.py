@@ -20,6 +20,7 @@ from pcgan_lightning.runs.folder import (
     check_no_run,
     check_unused,
     check_writable,
+    last_config,
     unused_path,
 )
 from pcgan_lightning.runs.metrics_csv import read_numbers, read_rows
@@ -29,7 +30,7 @@ from pcgan_lightning.runs.writing import write_whole
 if TYPE_CHECKING:
     from pcgan_lightning.runs.checkpoints import AtomicCheckpointIO, read_checkpoint
     from pcgan_lightning.runs.csv_logger import RunCSVLogger
-    from pcgan_lightning.runs.last import last_checkpoint
+    from pcgan_lightning.runs.last import last_checkpoint, last_of
     from pcgan_lightning.runs.lock import claimed
     from pcgan_lightning.runs.machine import environment
     from pcgan_lightning.runs.records import check_records, read_record, write_config
@@ -51,6 +52,7 @@ _HOMES = {
     "environment": "machine",
     "is_checkpoint_in": "saved_paths",
     "last_checkpoint": "last",
+    "last_of": "last",
     "load_yaml": "yaml_files",
     "read_checkpoint": "checkpoints",
     "read_record": "records",
@@ -89,6 +91,8 @@ __all__ = [
     "evaluation_path",
     "is_checkpoint_in",
     "last_checkpoint",
+    "last_config",
+    "last_of",
     "load_yaml",
     "read_checkpoint",
     "read_numbers",

@@ -73,3 +73,11 @@ def unused_path(path: Path) -> Path:
     """Return `path`, or the first of ``name_1``, ``name_2``, ... beside it that does not exist."""
     candidates = (path.with_stem(f"{path.stem}_{n}") if n else path for n in itertools.count())
     return next(c for c in candidates if not c.exists())
+
+
+def last_config(folder: Path) -> Path:
+    """Return the configuration of a run's last continuation, by the numbers that :func:`unused_path` gives them."""
+    first = folder / CONFIG_FILE
+    names = (path.stem.removeprefix(f"{first.stem}_") for path in folder.glob(f"{first.stem}_*{first.suffix}"))
+    last = max((int(name) for name in names if name.isdecimal()), default=0)
+    return first.with_stem(f"{first.stem}_{last}") if last else first

@@ -1,8 +1,10 @@
 """RunCheckpoint: a run resumed from any of its checkpoints is the run that was never interrupted."""
 
 import functools
+import json
 import logging
 import os
+import random
 import shutil
 from datetime import timedelta
 
@@ -10,6 +12,7 @@ import lightning.pytorch as pl
 import pytest
 import pytorch_lightning
 import torch
+from helpers import killed_monitors, run_script
 from helpers.foreign_modules import BOTH_NAMES, image_loader, make_two_player_gan
 from helpers.guarded_runs import fit as fit_quickly
 from helpers.guarded_runs import gan
@@ -20,7 +23,7 @@ from pcgan_lightning.data import ImageDataModule
 from pcgan_lightning.modules import GAN
 from pcgan_lightning.networks import CNNDiscriminator, CNNGenerator
 from pcgan_lightning.optim import LinearDecay
-from pcgan_lightning.runs import AtomicCheckpointIO, RunCSVLogger, read_rows
+from pcgan_lightning.runs import AtomicCheckpointIO, RunCSVLogger, last_checkpoint, last_of, read_checkpoint, read_rows
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
 
@@ -258,9 +261,9 @@ class Killed(Callback):
     ("settings", "files", "told"),
     [
         ({}, ["8.ckpt"], False),
-        ({"monitor": "step"}, ["4.ckpt"], False),
+        ({"monitor": "step"}, ["4.ckpt", "last.ckpt"], False),
         ({"monitor": "step", "mode": "max"}, ["8.ckpt"], False),
-        ({"monitor": "epoch"}, ["4.ckpt"], False),
+        ({"monitor": "epoch"}, ["4.ckpt", "last.ckpt"], False),
         ({"monitor": "epoch", "save_last": True}, ["4.ckpt", "last.ckpt"], False),
         ({"monitor": "loss/generatr"}, ["last.ckpt"], True),
         ({"monitor": "val/loss/generator", "save_last": True}, ["last.ckpt"], True),
@@ -280,11 +283,25 @@ def test_a_checkpoint_is_there_after_each_interval(settings, files, told, tmp_pa
         logging.getLogger("lightning.pytorch").removeHandler(caplog.handler)
     assert all(watch.seen[step] for step in (4, 5, 8, 9))
     assert watch.seen[9] == files
+    assert read_checkpoint(last_of([folder / name for name in files]))["global_step"] == 8  # the newest, best or not
     # A set: where other tests have let this logger propagate, the handler sees each line twice.
     lines = {record.getMessage() for record in caplog.records if "must name a metric" in record.getMessage()}
     assert len(lines) == told
     for line in lines:
         assert f"got {settings['monitor']!r}, which has no value at iteration 4, where there are epoch, loss/" in line
+
+
+@pytest.mark.slow
+def test_killed_at_any_iteration_with_any_monitor(tmp_path):
+    """Seven monitors, each killed by SIGKILL at a random iteration: the last multiple of 4 is there to go on from."""
+    done = run_script(killed_monitors, tmp_path, str(random.SystemRandom().randrange(2**32)), check=False, timeout=500)
+    assert done.returncode == 0, done.stderr
+    killed = json.loads((tmp_path / "killed.json").read_text())
+    assert len(killed) == 7
+    for folder, iteration in killed.items():
+        found = last_checkpoint(tmp_path / folder)
+        held = 0 if found is None else read_checkpoint(found)["global_step"]
+        assert held == iteration // 4 * 4, (folder, killed)
 
 
 def test_time_as_interval(tmp_path):

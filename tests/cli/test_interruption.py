@@ -204,6 +204,30 @@ def test_sigterm_saves_and_the_run_goes_on(finished, monkeypatch, tmp_path):
     assert series(folder) == series(finished)
 
 
+@pytest.mark.ddp
+def test_killed_process_of_two(tmp_path):
+    """One line and a status of the other, after which the run goes on."""
+    path = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
+    environment = {k: v for k, v in os.environ.items() if k not in ("PL_GLOBAL_SEED", "LOCAL_RANK")}
+    two = ("--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.callbacks+=helpers.kill_once.KillOnce")
+    command = [sys.executable, "-m", "pcgan_lightning.cli", *TINY, "--run_dir", tmp_path, *two, "--ckpt_path=last"]
+    killed, resumed = (
+        subprocess.run(
+            list(map(str, command)), env=environment | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
+        )
+        for _ in range(2)
+    )
+    assert killed.returncode == 1
+    (line,) = (line for line in killed.stderr.splitlines() if line.startswith("pcgan: error:"))
+    assert line == (
+        "pcgan: error: process 1 (SIGKILL) of this run has ended, which can't go on without it after iteration 3; "
+        "continue with --ckpt_path last"
+    )
+    assert "gloo" not in killed.stderr.replace("distributed_backend=gloo", "")
+    assert resumed.returncode == 0, resumed.stderr
+    assert end(tmp_path)["global_step"] == 5
+
+
 def test_checkpoint_arguments_are_those_of_lightning(monkeypatch, capsys):
     assert pcgan(monkeypatch, *TINY, "--checkpoint.save_top_k=-1", "--print_config") == 0
     resolved = yaml.safe_load(capsys.readouterr().out)["checkpoint"]

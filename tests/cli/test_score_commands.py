@@ -142,7 +142,8 @@ def test_no_evaluation_replaces_another(run, monkeypatch):
 def test_evaluate_takes_the_data_of_the_last_continuation(run, monkeypatch, tmp_path, capsys):
     shutil.copytree(run, tmp_path / "run")
     config = (run / "config.yaml").read_text().replace("max_images: null", "max_images: 500")
-    (tmp_path / "run" / "config_1.yaml").write_text(config)
+    for number in (2, 10, 3):  # in whatever order the files were made, or copied
+        (tmp_path / "run" / f"config_{number}.yaml").write_text(config if number == 10 else "data: null")
     assert evaluate(monkeypatch, tmp_path / "run" / "checkpoints" / "last.ckpt") == 0
     assert "against 500 of digits" in capsys.readouterr().out
 

@@ -1,8 +1,6 @@
 """Twenty iterations of every rule on one, two and four processes, for test_processes.py; the argument is a folder."""
 
 import logging
-import os
-import socket
 import sys
 from functools import partial
 from pathlib import Path
@@ -13,6 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.multiprocessing import start_processes
 
+from helpers import join_processes, unused_port
 from pcgan_lightning.callbacks import AdaptivePreconditioning
 from pcgan_lightning.data import ImageDataModule
 from pcgan_lightning.games import JARE, ConOpt, ExtraGradient, SimGD, SymplecticGradientAdjustment
@@ -191,25 +190,10 @@ def validate(precision, processes=1):
 def run_all(rank, processes, port, folder):
     """Train by every rule, as one of several processes that somebody else started."""
     if processes > 1:
-        os.environ |= {
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "WORLD_SIZE": str(processes),
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "GROUP_RANK": "0",
-            "TORCHELASTIC_RUN_ID": "test",
-        }
+        join_processes(rank, processes, port)
     results = {(rule, p): run(rule, p, rank, processes) for rule in rules(processes) for p in PRECISIONS[processes]}
     results |= {("validation", p): validate(p, processes) for p in PRECISIONS[processes]}
     torch.save(results, folder / f"{processes}_{rank}.pt")
-
-
-def unused_port():
-    """Return a port that nobody listens at."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 if __name__ == "__main__":

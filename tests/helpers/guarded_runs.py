@@ -9,7 +9,9 @@ from pathlib import Path
 import lightning.pytorch
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch.multiprocessing import start_processes
 
+from helpers import join_processes, unused_port
 from helpers.foreign_modules import image_loader
 from pcgan_lightning.callbacks import NonFiniteError, NonFiniteGuard
 from pcgan_lightning.data import ImageDataModule
@@ -107,15 +109,21 @@ class Weights(Callback):
         torch.save(pl_module.state_dict(), Path(trainer.default_root_dir) / f"weights_{trainer.global_rank}")
 
 
-def train(folder, kind, *callbacks):
+def train(rank, port, folder, kind, *callbacks):
+    join_processes(rank, 2, port)
     saving = ModelCheckpoint(every_n_train_steps=3, save_top_k=-1, filename="{step}")
+    fit(folder, gan(), [Injection(kind, rank=1), *callbacks, saving], strategy="ddp", devices=2)
+
+
+def train_two(folder, *arguments):
     folder.mkdir()
-    fit(folder, gan(), [Injection(kind, rank=1), *callbacks, saving], strategy="ddp_fork", devices=2)
+    start_processes(train, (unused_port(), folder, *arguments), 2, start_method="fork")
 
 
 if __name__ == "__main__":
     root = Path(sys.argv[1])
+    torch.set_num_threads(1)
     for kind in ("loss", "buffer"):
         with contextlib.suppress(Exception):
-            train(root / kind, kind, ReportingGuard(every_n_steps=8))
-    train(root / "restore", "loss", NonFiniteGuard("restore", every_n_steps=8), Weights())
+            train_two(root / kind, kind, ReportingGuard(every_n_steps=8))
+    train_two(root / "restore", "loss", NonFiniteGuard("restore", every_n_steps=8), Weights())

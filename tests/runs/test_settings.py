@@ -36,6 +36,7 @@ FORMER = {
     "checkpoint": {"every_n_train_steps": 4},
     "guard": {"action": "stop"},
     "scores": None,
+    "threads": 1,
 }
 EFFECT, REFUSED, REMAINS = "takes effect", "must stay the checkpoint's", "has no effect"
 CHANGES = [
@@ -69,6 +70,7 @@ CHANGES = [
     ("checkpoint.every_n_train_steps", 2, EFFECT),
     ("guard.action", "restore", EFFECT),
     ("scores", {"every_n_steps": 3}, EFFECT),
+    ("threads", 2, EFFECT),
     ("someone_else", 3, "may have no effect"),
 ]
 
