@@ -50,7 +50,7 @@ def check_plain_ddp(trainer: "pl.Trainer") -> None:
     for name, value in found.items():
         if value is not None:
             raise ValueError(
-                f"argument `{name}` of the strategy must be left out, since the games exchange gradients by themselves, "
+                f"argument `{name}` of the strategy must be left out, for the games exchange gradients by themselves, "
                 f"got {getattr(value, '__name__', value)}"
             )
 
