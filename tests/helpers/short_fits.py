@@ -71,7 +71,7 @@ class History(Callback):
 
 
 def assert_same(a, b, path=""):
-    """Two trees of states are equal bit for bit."""
+    """Two trees of states are equal bit for bit; NaN is NaN."""
     assert type(a) is type(b), path
     if isinstance(a, (dict, list, tuple)):
         keys = list(a) if isinstance(a, dict) else range(len(a))
@@ -79,4 +79,4 @@ def assert_same(a, b, path=""):
         for key in keys:
             assert_same(a[key], b[key], f"{path}/{key}")
     else:
-        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, path
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b or (a != a and b != b), path
