@@ -15,7 +15,7 @@ class EndlessLoader(TrainLoader):
 
     Args:
         iterations_per_epoch: `len` of this loader.
-        slices: As of every loader: `batch_size`, `discriminator_steps`, `rank`, `world_size`, `seed`.
+        slices: as of every loader: `batch_size`, `discriminator_steps`, `rank`, `world_size`, `seed`.
     """
 
     def __init__(self, iterations_per_epoch: int, **slices: int) -> None:
@@ -37,12 +37,12 @@ class EndlessDataModule(LightningDataModule):
     """A LightningDataModule over such a loader; a resumed run goes on with the very next batch.
 
     Args:
-        batch_size: Images or points of one discriminator update in one process.
-        iterations_per_epoch: Batches that Lightning calls an epoch.
-        seed: Fixes the data. None: torch's initial seed. A resumed run keeps the seed that it began with.
+        batch_size: images or points of one discriminator update in one process.
+        iterations_per_epoch: batches that Lightning calls an epoch.
+        seed: fixes the data. None: torch's initial seed. A resumed run keeps the seed that it began with.
 
     Raises:
-        ValueError: For arguments out of range; for a stage other than "fit".
+        ValueError: for arguments out of range; for a stage other than "fit".
     """
 
     def __init__(self, batch_size: int, iterations_per_epoch: int, seed: Optional[int]) -> None:

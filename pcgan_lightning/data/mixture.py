@@ -20,7 +20,7 @@ def ring_of_modes(modes: int = 8, radius: float = 2.0) -> Tensor:
         radius: r, positive. Default: that of JARE's mixture, mu / 2 with mu = 4.
 
     Raises:
-        ValueError: For arguments out of range.
+        ValueError: for arguments out of range.
     """
     require_at_least(1, modes=modes)
     require_positive(radius=radius)
@@ -36,9 +36,9 @@ class MixtureLoader(EndlessLoader):
 
     Args:
         centers: float32, [K, d]. Batches lie on its device.
-        std: Standard deviation of each mode in each direction.
+        std: standard deviation of each mode in each direction.
         iterations_per_epoch: `len` of this loader.
-        slices: As of every loader: `batch_size`, `discriminator_steps`, `rank`, `world_size`, `seed`.
+        slices: as of every loader: `batch_size`, `discriminator_steps`, `rank`, `world_size`, `seed`.
 
     Yields:
         float32, [discriminator_steps * batch_size, d].
@@ -63,17 +63,17 @@ class MixtureOfGaussians(EndlessDataModule):
     would see, and a resumed run goes on with the very next one.
 
     Args:
-        modes: Number of Gaussians, their centres equally far apart. The defaults are those of the JARE authors' code.
-        radius: Of the circle.
-        std: Standard deviation of each Gaussian in each direction.
-        batch_size: Points of one discriminator update in one process.
-        iterations_per_epoch: Batches that Lightning calls an epoch; the data have no end.
-        seed: Fixes the points. None: torch's initial seed, which `seed_everything` sets. A resumed run keeps the seed
+        modes: number of Gaussians, their centres equally far apart. The defaults are those of the JARE authors' code.
+        radius: of the circle.
+        std: standard deviation of each Gaussian in each direction.
+        batch_size: points of one discriminator update in one process.
+        iterations_per_epoch: batches that Lightning calls an epoch; the data have no end.
+        seed: fixes the points. None: torch's initial seed, which `seed_everything` sets. A resumed run keeps the seed
             that it began with.
 
     Attributes:
         image_shape: (2,), the shape of a point.
-        centers: Of the modes, float32, [modes, 2].
+        centers: of the modes, float32, [modes, 2].
 
     Example:
         >>> data = MixtureOfGaussians(batch_size=16, seed=0)

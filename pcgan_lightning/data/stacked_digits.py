@@ -29,7 +29,7 @@ class StackedDigitsLoader(EndlessLoader):
     Args:
         digits: uint8, [N, S, S]. Batches are gathered on its device.
         iterations_per_epoch: `len` of this loader.
-        slices: As of every loader: `batch_size`, `discriminator_steps`, `rank`, `world_size`, `seed`.
+        slices: as of every loader: `batch_size`, `discriminator_steps`, `rank`, `world_size`, `seed`.
 
     Yields:
         float32 in [-1, 1], [discriminator_steps * batch_size, 3, S, S].
@@ -53,17 +53,17 @@ class StackedDigits(EndlessDataModule):
     of what one process would see, and a resumed run goes on with the very next one.
 
     Args:
-        image_size: Height and width; 8 is the digits' own size, others are resized (bicubic, antialiased).
-        batch_size: Images of one discriminator update in one process.
-        iterations_per_epoch: Batches that Lightning calls an epoch; the data have no end.
-        seed: Fixes the images. None: torch's initial seed, which `seed_everything` sets. A resumed run keeps the seed
+        image_size: height and width; 8 is the digits' own size, others are resized (bicubic, antialiased).
+        batch_size: images of one discriminator update in one process.
+        iterations_per_epoch: batches that Lightning calls an epoch; the data have no end.
+        seed: fixes the images. None: torch's initial seed, which `seed_everything` sets. A resumed run keeps the seed
             that it began with.
 
     Attributes:
         image_shape: (3, image_size, image_size).
 
     Raises:
-        ValueError: For arguments out of range; for a stage other than "fit".
+        ValueError: for arguments out of range; for a stage other than "fit".
 
     Example:
         >>> data = StackedDigits(batch_size=16, seed=0)
@@ -92,7 +92,7 @@ class StackedDigits(EndlessDataModule):
 
         Args:
             part: "train"; nothing is held out.
-            count: How many. None: 25,600.
+            count: how many. None: 25,600.
         """
         if part != "train":
             raise ValueError(f"argument `part` must be 'train' for StackedDigits, got {part!r}")
