@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import yaml
-from helpers.command import one_byte_altered, pcgan, quickstart
+from helpers.command import one_byte_altered, one_error, pcgan, quickstart
 
 from pcgan_lightning import modules
 from pcgan_lightning.cli.command import EXPECTED_ERRORS, _report
@@ -169,8 +169,7 @@ def test_bug_is_named_and_can_be_found(monkeypatch, tmp_path, capsys):
 
     monkeypatch.setattr(modules.GAN, "training_step", broken)
     assert quickstart(monkeypatch, tmp_path / "run") == 1
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pcgan: error:")]
-    assert lines == ["pcgan: error: IndexError: list index out of range (--debug shows where)"]
+    assert one_error(capsys) == "pcgan: error: IndexError: list index out of range (--debug shows where)"
     with pytest.raises(IndexError):
         quickstart(monkeypatch, tmp_path / "again", "--debug")
 
