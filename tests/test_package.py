@@ -54,8 +54,9 @@ def test_imports_only_go_down_and_through_the_door(module):
             assert module.startswith(folder), f"{module} imports the private {name}.{what}"
 
 
-def test_report_needs_neither_torch_nor_lightning():
-    code = "import sys; import pcgan_lightning.report; print({'torch', 'lightning'} & set(sys.modules))"
+def test_report_and_yaml_need_neither_torch_nor_lightning():
+    imports = "import sys, pcgan_lightning.report; from pcgan_lightning.runs import load_yaml"
+    code = f"{imports}; print({{'torch', 'lightning'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -75,12 +76,6 @@ def test_yaml_is_read_in_one_place():
         if any(name.partition(".")[0] in others for name in names):
             readers.add(module)
     assert readers == {"pcgan_lightning.runs.yaml_files"}
-
-
-def test_yaml_needs_neither_torch_nor_lightning():
-    code = "import sys; from pcgan_lightning.runs import load_yaml; print({'torch', 'lightning'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
 
 
 def test_mathematics_needs_no_lightning():

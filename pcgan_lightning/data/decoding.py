@@ -33,7 +33,7 @@ def open_image(encoded: EncodedImage) -> PIL.Image.Image:
     """Opens an image of one of `FORMATS`, whatever its name says, turned as its EXIF data says.
 
     Raises:
-        ValueError: If PIL cannot read it, if it has more pixels than PIL's `MAX_IMAGE_PIXELS`, or more than 8
+        ValueError: if PIL cannot read it, if it has more pixels than PIL's `MAX_IMAGE_PIXELS`, or more than 8
             bits per channel: PIL would clip its values to 255 rather than scale them.
     """
     path = (encoded or {}).get("path") or "one without a path"
@@ -73,7 +73,7 @@ def decode_images(encoded: Iterable[EncodedImage], image_shape: ImageShape) -> T
     """Decodes images to one shape: resized to cover it (bicubic, antialiased), then centre cropped.
 
     Args:
-        encoded: The images.
+        encoded: the images.
         image_shape: (channels, height, width) of the result. With 1 channel every image is converted to grey,
             with 3 to RGB. An image of that height and width keeps its exact values.
 

@@ -37,7 +37,7 @@ def open_digits(split: str, hold_out: bool) -> Dataset:
 
     Args:
         split: `"train"`, or `"test"` for the images held out.
-        hold_out: Whether the last 297 images are kept from training.
+        hold_out: whether the last 297 images are kept from training.
     """
     digits = _encoded_digits()
     if not hold_out:
@@ -57,14 +57,14 @@ def open_source(source: str, name: Optional[str], split: str, streaming: bool) -
     """Opens a split of a source with the `datasets` library.
 
     Args:
-        source: A local parquet file (whose one split is `"train"`), a local folder of parquet files or of
+        source: a local parquet file (whose one split is `"train"`), a local folder of parquet files or of
             images, or else the name of a dataset on the Hugging Face hub.
-        name: Configuration of a hub dataset.
-        split: A split or, where not streamed, a slice of one, such as `"train[:1000]"`.
-        streaming: Read as one goes, rather than download and convert everything first.
+        name: configuration of a hub dataset.
+        split: a split or, where not streamed, a slice of one, such as `"train[:1000]"`.
+        streaming: read as one goes, rather than download and convert everything first.
 
     Raises:
-        ValueError: If it cannot be opened: one line with the source and the reason.
+        ValueError: if it cannot be opened: one line with the source and the reason.
     """
     path = Path(source).expanduser()
     if path.exists() and name is not None:
@@ -96,7 +96,7 @@ def undecoded_images(dataset: Images, image_column: Optional[str], source: str) 
     """The column of images alone, undecoded: `{"bytes": ..., "path": ...}`.
 
     Raises:
-        ValueError: If there is no column `image_column`, or if that is None and not exactly one column is of
+        ValueError: if there is no column `image_column`, or if that is None and not exactly one column is of
             type `datasets.Image`, or if the column can't be read as images.
     """
     features = dataset.features or {}

@@ -24,17 +24,17 @@ class StreamingLoader(TrainLoader):
     pass it was in from the start and throws away, undecoded, what was seen of it.
 
     Args:
-        stream: A dataset of one column of undecoded images.
+        stream: a dataset of one column of undecoded images.
         image_shape: (channels, height, width).
         iterations_per_epoch: `len` of this loader.
-        shuffle_buffer: Encoded images held to shuffle from.
-        workers: Decoding threads.
-        device: Where the batches go.
-        batch_size: Real images of one discriminator update in this process.
-        discriminator_steps: Discriminator updates of one iteration.
-        rank: Number of this process.
-        world_size: Number of processes.
-        seed: Not negative; the same in every process.
+        shuffle_buffer: encoded images held to shuffle from.
+        workers: decoding threads.
+        device: where the batches go.
+        batch_size: real images of one discriminator update in this process.
+        discriminator_steps: discriminator updates of one iteration.
+        rank: number of this process.
+        world_size: number of processes.
+        seed: not negative; the same in every process.
 
     Yields:
         float32 in [-1, 1], [discriminator_steps * batch_size, channels, height, width].

@@ -8,11 +8,9 @@ from types import SimpleNamespace
 import lightning.pytorch
 import numpy as np
 import pytest
-import wandb
 from helpers.foreign_modules import image_loader, make_classifier
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
-from wandb.proto.wandb_internal_pb2 import Record
 
 from pcgan_lightning.callbacks import (
     AdaptivePreconditioning,
@@ -119,6 +117,8 @@ def test_tensorboard_gets_scalars_images_and_tables(tmp_path, fit):
 
 def wandb_records(path):
     """Read an offline run: a 7-byte file header, then records in the log format of LevelDB (blocks of 32 KiB)."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
     raw, position, parts = path.read_bytes(), 7, b""
     while position < len(raw):
         left = 32768 - position % 32768
@@ -149,6 +149,8 @@ def finished_wandb_records(path):
 
 @pytest.mark.slow
 def test_wandb_offline_gets_series_tables_and_images(tmp_path, fit):
+    import wandb  # takes a second, which the fast tests need not wait
+
     logger = WandbLogger(save_dir=tmp_path, offline=True, project="test")
     fit(tiny_gan(), all_callbacks(), max_steps=6, logger=logger)
     wandb.finish()

@@ -1,10 +1,12 @@
 """A finished run and the parser of a fit, for all tests of the command."""
 
+import functools
 import importlib
 import sys
 import time
 
 import pytest
+import yaml
 from helpers import ROOT
 from helpers.attacks import EVIL
 from helpers.command import pcgan, quickstart
@@ -41,6 +43,17 @@ def parse(fit_parser):
     """Return the configuration of the quickstart with further arguments."""
     config = ("--config", str(ROOT / "configs" / "quickstart.yaml"))
     return lambda *arguments: fit_parser.parse_args([*config, *map(str, arguments)])
+
+
+@pytest.fixture(scope="session")
+def resolve(fit_parser):
+    """Return what `pcgan fit --config FILE --print_config` says."""
+
+    @functools.cache
+    def resolve(config):
+        return fit_parser.dump(fit_parser.parse_args(["--config", str(config)]), skip_none=False)
+
+    return lambda config: yaml.safe_load(resolve(config))
 
 
 @pytest.fixture

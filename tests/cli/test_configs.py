@@ -105,13 +105,6 @@ def covering(configs):
     return chosen
 
 
-@pytest.fixture(scope="module")
-def resolve(fit_parser):
-    """Return what `pcgan fit --config FILE --print_config` says."""
-    parsed = lambda config: fit_parser.parse_args(["--config", str(config)])  # noqa: E731
-    return lambda config: yaml.safe_load(fit_parser.dump(parsed(config), skip_none=False))
-
-
 @pytest.mark.parametrize("config", covering(PCGAN), ids=lambda p: p.stem)
 def test_config_parses(config, resolve):
     """PC-GAN: networks, losses, Adam's betas and the methods."""

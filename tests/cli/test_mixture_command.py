@@ -4,7 +4,6 @@ import csv
 import shutil
 
 import pytest
-import yaml
 from helpers import ROOT
 from helpers.command import pcgan
 from PIL import Image
@@ -29,10 +28,9 @@ def finished(tmp_path_factory):
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda p: p.stem)
-def test_config_is_the_papers_mixture(config, monkeypatch, capsys):
+def test_config_is_the_papers_mixture(config, resolve):
     """Facts of the authors' code: sizes, RMSProp at 1e-4, batch 128, 20,000 steps, minimax loss; gamma of the talk."""
-    assert pcgan(monkeypatch, "fit", "--config", config, "--print_config") == 0
-    resolved = yaml.safe_load(capsys.readouterr().out)
+    resolved = resolve(config)
     model, data = resolved["model"]["init_args"], resolved["data"]["init_args"]
     sizes = {"image_shape": [2], "width": 256, "hidden_layers": 4, "initialization": "xavier_uniform"}
     assert model["discriminator"]["init_args"] == sizes

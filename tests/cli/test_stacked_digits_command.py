@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 from helpers import ROOT
 from helpers.command import one_error, pcgan
 
@@ -18,9 +17,8 @@ SIMULTANEOUS = {"simgd": "SimGD", "conopt": "ConOpt", "jare": "JARE"}
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda p: p.stem)
-def test_config_says_what_the_benchmark_plans(config, monkeypatch, capsys):
-    assert pcgan(monkeypatch, "fit", "--config", config, "--print_config") == 0
-    resolved = yaml.safe_load(capsys.readouterr().out)
+def test_config_says_what_the_benchmark_plans(config, resolve):
+    resolved = resolve(config)
     model, data = resolved["model"]["init_args"], resolved["data"]["init_args"]
     assert resolved["run_dir"] == f"runs/stacked_digits/{config.stem}"
     assert (data["image_size"], data["batch_size"]) == (8, 64)

@@ -1,6 +1,5 @@
 """Checkpoints that name what would touch a file, and damaged ones: refused in one line; the file stays untouched."""
 
-import math
 import pickle
 import random
 import re
@@ -9,6 +8,7 @@ import pytest
 import torch
 from helpers.attacks import RUN, calls
 from helpers.command import one_error, pcgan
+from helpers.short_fits import assert_same
 
 from pcgan_lightning import GAN
 from pcgan_lightning.cli.fit import _check_checkpoint
@@ -166,7 +166,7 @@ def test_flipped_bits(finished, tmp_path):
         message = refusal(path)
         refused += message is not None
         if message is None:
-            assert same(read_checkpoint(path), expected)
+            assert_same(read_checkpoint(path), expected)
         else:
             assert "flipped.ckpt" in message
             assert "\n" not in message
@@ -180,14 +180,3 @@ def refusal(path):
     except ValueError as error:
         return str(error)
     return None
-
-
-def same(a, b):
-    """Whether two contents of checkpoints are equal."""
-    if isinstance(a, torch.Tensor):
-        return a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b or (isinstance(a, float) and math.isnan(a) and math.isnan(b))

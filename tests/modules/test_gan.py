@@ -186,7 +186,7 @@ def test_own_loader_is_cut_into_updates(tmp_path):
         (
             {"generator_scheduler": ReduceLROnPlateau},
             None,
-            "`generator_scheduler` must not need a metric, got ReduceLR",
+            "`generator_scheduler` must not need a metric, got Re",
         ),
         ({"generator_scheduler": LinearDecay}, None, "`generator_scheduler` needs `total_iterations`"),
     ],
