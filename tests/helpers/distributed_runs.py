@@ -96,7 +96,7 @@ RULES = {
     "sga": lambda: SimultaneousGAN(*mlps(), method=SymplecticGradientAdjustment(), **game),
     "extragradient": lambda: SimultaneousGAN(*mlps(), method=ExtraGradient(), **game),
     "linear_dual": lambda: DualingGAN(
-        mlps()[0], LinearDiscriminator(RandomFourierFeatures((1, 8, 8), 16, 8.0)), LinearDual(0.01, tolerance=0.0)
+        mlps()[0], LinearDiscriminator(RandomFourierFeatures((1, 8, 8), 16, 8.0)), LinearDual(0.1, 3, tolerance=0.0)
     ),
     "score_linearization": lambda: DualingGAN(*mlps(), ScoreLinearization(0.01, 0.01, tolerance=0.0), steps=2),
     "cost_linearization": lambda: DualingGAN(*mlps(), CostLinearization(0.01, 0.01)),
