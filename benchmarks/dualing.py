@@ -5,14 +5,14 @@ r"""Dualing GANs: the linear dual on Gaussians, what keeps lambda in its box, th
 
 The plan, written down before the first run
 -------------------------------------------
-Gaussians: five and eight on a circle of radius 2, standard deviation 0.2; an MLP as generator, linear scores over random
-Fourier features. The linear dual against SGDA, which takes one gradient step in w for one of the generator; the same
-features, initial weights, samples, weight decay C and Adam for the generator in each seed, SGDA with two learning rates.
-Seeds 1 to 5. What counts: modes covered and the share of high-quality samples at the end, of 2,500 samples, medians over
-seeds; all runs are reported. How the objective moves: the minimum over w of f on 512 samples that stay the same, solved
-anew after each interval, for both methods; f is what the generator climbs, so `falls` is the sum of its falls over that
-of its rises, 0 where it is monotone. Once on fresh samples in each iteration, and once with the samples of all
-iterations the same, where the dual's ascent has no noise.
+Gaussians: five and eight on a circle of radius 2, standard deviation 0.2; an MLP as generator, linear scores over
+random Fourier features. The linear dual against SGDA, which takes one gradient step in w for one of the generator; the
+same features, initial weights, samples, weight decay C and Adam for the generator in each seed, SGDA with two learning
+rates. Seeds 1 to 5. What counts: modes covered and the share of high-quality samples at the end, of 2,500 samples,
+medians over seeds; all runs are reported. How the objective moves: the minimum over w of f on 256 samples that stay the
+same, solved anew after each interval, for both methods; f is what the generator climbs, so `falls` is the sum of its
+falls over that of its rises, 0 where it is monotone. Once on fresh samples in each iteration, and once with the samples
+of all iterations the same, where the dual's ascent has no noise.
 
 Box: products with U and its transpose until the relative duality gap is 1e-3 and 1e-8, on problems of the same kind,
 for gradient ascent with projection, the sigmoid with a gradient step (no conjugate gradients), and Newton's method.
@@ -36,12 +36,14 @@ from pathlib import Path
 from typing import Any, Optional
 
 import torch
+from dualing_box import box
 from results_file import save_result
 from torch import Tensor
+from torch.nn.functional import softplus
 from training_runs import ROOT, final_row, train
 
 from pcgan_lightning.data import ring_of_modes
-from pcgan_lightning.games import CostLinearization, InnerProblem, LinearDual, ScoreLinearization, linear_problem
+from pcgan_lightning.games import CostLinearization, LinearDual, ScoreLinearization, linear_problem
 from pcgan_lightning.losses import SaturatingLoss
 from pcgan_lightning.metrics import mode_coverage
 from pcgan_lightning.networks import (
@@ -68,7 +70,7 @@ class Gaussians:
         self.discriminator = LinearDiscriminator(RandomFourierFeatures(count=256, bandwidth=0.5, seed=seed))
         self.optimizer = torch.optim.Adam(self.generator.parameters(), 3e-3, (0.5, 0.999))
         self.source = torch.Generator().manual_seed(seed)
-        self.reference, self.test = self.draw(512), torch.randn(2500, 16, generator=self.source)
+        self.reference, self.test = self.draw(256), torch.randn(2500, 16, generator=self.source)
         self.batch = self.draw(BATCH)
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
@@ -81,23 +83,30 @@ class Gaussians:
         """Play one iteration: of the linear dual, or of SGDA with a learning rate in w."""
         real, latents = self.batch if self.fixed else self.draw(BATCH)
         weight, theta = self.discriminator.weight, list(self.generator.parameters())
-        scores = self.discriminator(real), self.discriminator(self.generator(latents))
-        # Without a trust region both have f's gradients: those at the optimum over w, or those at w.
-        method = LinearDual(DECAY, tolerance=1e-4) if rate is None else CostLinearization(DECAY, 0.5)
-        update = method(*scores, theta, [weight])
-        length = 1.0 if rate is None else rate * update.record["dual/multiplier"]
-        for parameter, gradient in zip(theta, update.generator, strict=True):
+        features = self.discriminator.features(real), self.discriminator.features(self.generator(latents))
+        if rate is None:
+            problem = linear_problem(*features, DECAY)
+            # Begin where the present w would be optimal.
+            found = problem.solve(-problem.rows.jvp(weight.detach()), 10, tolerance=1e-4)
+            loss, target = problem.saddle(found.point), found.point.step
+        else:
+            losses = softplus(-features[0] @ weight).mean() / 2 + softplus(features[1] @ weight).mean() / 2
+            (slope,) = torch.autograd.grad(losses, weight, retain_graph=True)
+            loss, target = -losses, weight.detach() - rate * (slope + DECAY * weight.detach())
+        for parameter, gradient in zip(theta, torch.autograd.grad(loss, theta), strict=True):
             parameter.grad = gradient
         self.optimizer.step()
-        with torch.no_grad():
-            weight += length * update.step[0]
+        weight.data.copy_(target)
 
     @torch.no_grad()
+    def features(self) -> tuple[Tensor, Tensor]:
+        """Return features of real and generated samples that stay the same, float64."""
+        real, latents = self.batch if self.fixed else self.reference
+        return self.discriminator.features(real).double(), self.discriminator.features(self.generator(latents)).double()
+
     def objective(self) -> float:
         """Return the least f over w on samples that stay the same, exactly."""
-        real, latents = self.batch if self.fixed else self.reference
-        features = [self.discriminator.features(x).double() for x in (real, self.generator(latents))]
-        return linear_problem(*features, DECAY).solve(tolerance=1e-10).primal.item()
+        return linear_problem(*self.features(), DECAY).solve(tolerance=1e-10).primal.item()
 
     def measured(self) -> dict[str, float]:
         """Return what counts."""
@@ -127,66 +136,6 @@ def gaussians(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 print(f"{modes} modes, seed {seed}, fixed {fixed}, {name}: {end}, falls {row['falls']}", flush=True)
         if arguments.save:
             save_result("dualing_gaussians", settings_of(arguments), rows)
-    return rows
-
-
-class Counting:
-    """U with a count of its products."""
-
-    def __init__(self, rows: Any) -> None:
-        self.rows, self.count = rows, 0
-
-    def vjp(self, vector: Tensor, create_graph: bool = False) -> Tensor:
-        self.count += 1
-        return self.rows.vjp(vector, create_graph)
-
-    def jvp(self, vector: Tensor) -> Tensor:
-        self.count += 1
-        return self.rows.jvp(vector)
-
-
-def projected(problem: InnerProblem, gap: float, most: int) -> None:
-    """Climb by gradient steps in lambda, in units of p, projected to the box, with a step that adapts."""
-    dual, rate = 0.5 * torch.ones_like(problem.weights), 1.0
-    point = problem.at(dual.logit())
-    while problem.rows.count < most:
-        margins = problem.margins(point.step)
-        primal = problem.primal(point.step, margins)
-        if primal - point.value <= gap * primal:
-            return
-        gradient = -point.logits - margins
-        while True:
-            moved = (dual + rate * gradient).clamp(1e-12, 1 - 1e-12)
-            found = problem.at(moved.logit())
-            if found.value > point.value or rate < 1e-12:
-                break
-            rate /= 2
-        dual, point, rate = moved, found, 1.5 * rate
-
-
-def box() -> list[dict[str, Any]]:
-    """Return the products that each way takes, medians over problems."""
-    ways: dict[str, Callable[[InnerProblem, float], object]] = {
-        "projection, gradient": lambda problem, gap: projected(problem, gap, 5000),
-        "sigmoid, gradient": lambda problem, gap: problem.solve(iterations=1600, products=0, tolerance=gap),
-        "sigmoid, Newton of 3 products": lambda problem, gap: problem.solve(products=3, tolerance=gap),
-        "sigmoid, Newton": lambda problem, gap: problem.solve(tolerance=gap),
-    }
-    rows = []
-    for decay in (1e-1, 1e-2, 1e-3):
-        for name, solve in ways.items():
-            for gap in (1e-3, 1e-8):
-                counts = []
-                for seed in range(5):
-                    run = Gaussians(8, seed, fixed=True)
-                    with torch.no_grad():
-                        points = run.batch[0], run.generator(run.batch[1])
-                        problem = linear_problem(*(run.discriminator.features(x).double() for x in points), decay)
-                    object.__setattr__(problem, "rows", Counting(problem.rows))
-                    solve(problem, gap)
-                    counts.append(problem.rows.count)
-                rows.append({"way": name, "decay": decay, "gap": gap, "products": statistics.median(counts)})
-                print(rows[-1], flush=True)
     return rows
 
 
@@ -294,7 +243,7 @@ def main() -> None:
         return
     parts: dict[str, Callable[[], Any]] = {
         "gaussians": lambda: gaussians(arguments),
-        "box": box,
+        "box": lambda: box(lambda seed: Gaussians(8, seed, fixed=True).features()),
         "cost": lambda: cost(arguments.rounds),
         "images": lambda: images(arguments),
     }
