@@ -27,11 +27,10 @@ the poster's inception scores (standard GAN 5.61, scores 5.40, cost 5.43) are th
 import argparse
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Optional
 
@@ -187,6 +186,9 @@ def peak_mebibytes(name: str) -> float:
 
 def cost(rounds: int) -> list[dict[str, Any]]:
     """Return seconds and memory of each method, and their ratios to the alternating GAN's."""
+    # Each in a fork of its own, before anything is computed here.
+    with get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        memory = dict(zip(COSTS, pool.map(peak_mebibytes, COSTS, chunksize=1), strict=True))
     iterations: dict[str, Iteration] = {name: Iteration(name) for name in COSTS}
     seconds: dict[str, list[float]] = {name: [] for name in COSTS}
     for turn in range(rounds + 1):
@@ -197,10 +199,13 @@ def cost(rounds: int) -> list[dict[str, Any]]:
                 seconds[name].append(time.process_time() - began)
     rows = []
     for name in COSTS:
-        command = [sys.executable, __file__, "--memory_of", name]
-        memory = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         ratio = statistics.median(a / b for a, b in zip(seconds[name], seconds["GAN"], strict=True))
-        row = {"method": name, "seconds": statistics.median(seconds[name]), "ratio": ratio, "peak_mebibytes": memory}
+        row = {
+            "method": name,
+            "seconds": statistics.median(seconds[name]),
+            "ratio": ratio,
+            "peak_mebibytes": memory[name],
+        }
         rows.append(row)
         print(row, flush=True)
     return rows
@@ -234,13 +239,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--rounds", type=int, default=10, help="iterations of each method that are timed")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "dualing")
-    parser.add_argument("--memory_of", choices=COSTS, help="print one method's peak and end")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/dualing_PART.json of each part")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # matrices so small that more threads wait for one another
-    if arguments.memory_of:
-        print(peak_mebibytes(arguments.memory_of))
-        return
     parts: dict[str, Callable[[], Any]] = {
         "gaussians": lambda: gaussians(arguments),
         "box": lambda: box(lambda seed: Gaussians(8, seed, fixed=True).features()),
