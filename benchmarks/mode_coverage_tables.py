@@ -20,6 +20,7 @@ METHODS = {
     "simgd": "SimGD",
     "conopt": "ConOpt",
     "jare": "JARE",
+    "dualing": "Dualing GAN, scores",
     "nsgda": "nSGDA",
     "ada_nsgda": "Ada-nSGDA",
 }

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from dualing_tables import dualing_box, dualing_cost, dualing_gaussians
 from faults_tables import faults, faults_points
 from markdown_tables import markdown
 from mode_coverage_tables import mode_coverage, mode_coverage_short
@@ -221,6 +222,9 @@ def mixture(content: dict[str, Any]) -> list[str]:
 _OF_RUNS = (faults, faults_points, jare_networks, mixture, table1, wgan_gp)
 _OF_TIMES = (game_updates, guards, optimizers, preconditioning_overhead, processes, scoring, throughput)
 TABLES = {function.__name__: function for function in (*_OF_RUNS, *_OF_TIMES)} | {
+    "dualing_box": dualing_box,
+    "dualing_cost": dualing_cost,
+    "dualing_gaussians": dualing_gaussians,
     "mixture_small": mixture,
     "mode_coverage": mode_coverage,
     "mode_coverage_short": mode_coverage_short,

@@ -2,7 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Optional
 
@@ -148,6 +148,14 @@ class TwoPlayerModule(GameModule, ABC):
         if self.trainer.world_size > 1:
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             torch._foreach_copy_(gradients, mean_over_processes(self.trainer, gradients))
+        self.step(player)
+
+    def descend(self, player: Player, parameters: Iterable[Tensor], gradients: Iterable[Tensor]) -> None:
+        """Step along gradients that are those of all processes."""
+        self.optimizer_of(player).zero_grad()
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            # A tensor of its own, as backward() leaves one: optimizers and clipping may work in place.
+            parameter.grad = gradient.clone()
         self.step(player)
 
     def step(self, player: Player) -> None:

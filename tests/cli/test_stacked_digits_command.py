@@ -28,12 +28,17 @@ def test_config_says_what_the_benchmark_plans(config, resolve):
         assert sizes["initialization"] == "torch"
         assert {"image_size": 8, "channels": 3, "width": None, **more}.items() <= sizes.items()
         assert model[f"{player}_scheduler"] is None
-        if "nsgda" not in config.stem:
+        if "nsgda" not in config.stem and (config.stem, player) != ("dualing", "discriminator"):
             optimizer = model[f"{player}_optimizer"]["init_args"]
             assert (optimizer["lr"], optimizer["betas"]) == (2e-4, [0.0, 0.9])
     assert model["ema_decay"] == 0
-    assert model["loss"]["class_path"].endswith("HingeLoss")
-    if config.stem in SIMULTANEOUS:
+    if config.stem == "dualing":
+        assert model["method"]["class_path"].endswith("ScoreLinearization")
+    else:
+        assert model["loss"]["class_path"].endswith("HingeLoss")
+    if config.stem == "dualing":
+        assert model["steps"] == 1
+    elif config.stem in SIMULTANEOUS:
         assert model["method"]["class_path"].endswith(SIMULTANEOUS[config.stem])
     else:
         assert model["discriminator_first"]

@@ -14,7 +14,16 @@ from torch.multiprocessing import start_processes
 from helpers import join_processes, unused_port
 from pcgan_lightning.callbacks import AdaptivePreconditioning
 from pcgan_lightning.data import ImageDataModule
-from pcgan_lightning.games import JARE, ConOpt, ExtraGradient, SimGD, SymplecticGradientAdjustment
+from pcgan_lightning.games import (
+    JARE,
+    ConOpt,
+    CostLinearization,
+    ExtraGradient,
+    LinearDual,
+    ScoreLinearization,
+    SimGD,
+    SymplecticGradientAdjustment,
+)
 from pcgan_lightning.losses import (
     GradientPenalty,
     HingeLoss,
@@ -24,8 +33,15 @@ from pcgan_lightning.losses import (
     SaturatingLoss,
     WassersteinLoss,
 )
-from pcgan_lightning.modules import GAN, SimultaneousGAN
-from pcgan_lightning.networks import CNNDiscriminator, CNNGenerator, MLPDiscriminator, MLPGenerator
+from pcgan_lightning.modules import GAN, DualingGAN, SimultaneousGAN
+from pcgan_lightning.networks import (
+    CNNDiscriminator,
+    CNNGenerator,
+    LinearDiscriminator,
+    MLPDiscriminator,
+    MLPGenerator,
+    RandomFourierFeatures,
+)
 from pcgan_lightning.optim import NSGDA, AdaDir, AdaNSGDA, Grafted, LinearDecay
 from pcgan_lightning.spectra import preconditioners
 
@@ -79,10 +95,16 @@ RULES = {
     "jare": lambda: SimultaneousGAN(*mlps(), method=JARE(1.0), **game),
     "sga": lambda: SimultaneousGAN(*mlps(), method=SymplecticGradientAdjustment(), **game),
     "extragradient": lambda: SimultaneousGAN(*mlps(), method=ExtraGradient(), **game),
+    "linear_dual": lambda: DualingGAN(
+        mlps()[0], LinearDiscriminator(RandomFourierFeatures((1, 8, 8), 16, 8.0)), LinearDual(0.1, 3, tolerance=0.0)
+    ),
+    "score_linearization": lambda: DualingGAN(*mlps(), ScoreLinearization(0.01, 0.01, tolerance=0.0), steps=2),
+    "cost_linearization": lambda: DualingGAN(*mlps(), CostLinearization(0.01, 0.01)),
     "apc": lambda: GAN(*cnns(False), ema_decay=0.9, generator_scheduler=decay),
     "batch_norm": lambda: GAN(*cnns(True), **both(SGD)),
     "batch_norm_jare": lambda: SimultaneousGAN(*cnns(True), method=JARE(0.1), **game),
     "uneven": lambda: GAN(*mlps(), **penalised, **both(SGD), discriminator_steps=2),
+    "uneven_dualing": lambda: DualingGAN(*mlps(), ScoreLinearization(0.01, 0.01, tolerance=0.0)),
     "uneven_jare": lambda: SimultaneousGAN(*mlps(), method=JARE(1.0), **game),
 }
 CALLBACKS = {"apc": adaptive}
@@ -91,7 +113,7 @@ CALLBACKS = {"apc": adaptive}
 def rules(processes):
     """Which to run: on four processes no second one of a kind."""
     alike = {"saturating", "least_squares", "nsgda_layer", "ada_dir", "grafted", "r1_penalty", "uneven_jare", "simgd"}
-    alike |= {"sga", "extragradient"}
+    alike |= {"sga", "extragradient", "linear_dual", "cost_linearization", "uneven_dualing"}
     return [rule for rule in RULES if processes < 4 or rule not in alike]
 
 
