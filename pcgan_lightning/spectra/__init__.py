@@ -12,6 +12,7 @@ from pcgan_lightning.spectra.convolutions import (
     power_iterate,
     reshaped_norm_bound,
 )
+from pcgan_lightning.spectra.lipschitz import LipschitzBound, lipschitz_bound
 from pcgan_lightning.spectra.matrices import weight_layers
 from pcgan_lightning.spectra.pc_layer import Preconditioner, original_weight, preconditioners
 from pcgan_lightning.spectra.polynomials import (
@@ -46,6 +47,7 @@ __all__ = [
     "ConvolutionOperator",
     "InputShape",
     "LayerChoice",
+    "LipschitzBound",
     "Norm",
     "Polynomial",
     "Preconditioner",
@@ -60,6 +62,7 @@ __all__ = [
     "extreme_singular_values",
     "fit_polynomial",
     "input_sizes",
+    "lipschitz_bound",
     "match_preconditioning",
     "modified_condition_number",
     "original_parameters",

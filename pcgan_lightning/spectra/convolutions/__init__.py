@@ -6,6 +6,7 @@ from pcgan_lightning.spectra.convolutions.networks import (
     convolution_operators,
     convolutions,
     input_sizes,
+    run_with_zeros,
 )
 from pcgan_lightning.spectra.convolutions.norms import (
     convolution_norm,
@@ -32,4 +33,5 @@ __all__ = [
     "power_iterate",
     "random_images",
     "reshaped_norm_bound",
+    "run_with_zeros",
 ]

@@ -1,7 +1,7 @@
 """The convolutions of a network as operators: on which images they act, found by one forward pass or given."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Optional, Union
 
 import torch
@@ -21,22 +21,8 @@ def input_sizes(network: nn.Module, *inputs: Any) -> dict[str, tuple[int, ...]]:
     found; of one that it reaches more than once, the larger size counts.
     """
     sizes: dict[str, tuple[int, ...]] = {}
-
-    def look(name: str, dimensions: int, images: Tensor) -> None:
-        size = tuple(images.shape[-dimensions:])
-        sizes[name] = tuple(map(max, size, sizes.get(name, size)))
-
-    def follow(name: str, layer: Any) -> RemovableHandle:
-        dimensions = len(layer.kernel_size)
-        return layer.register_forward_pre_hook(lambda _, arguments: look(name, dimensions, arguments[0]))
-
-    hooks = [follow(name, layer) for name, layer in convolutions(network).items()]
-    try:
-        with torch.no_grad(), _evaluated(network):
-            network(*inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with _following(network, sizes), torch.no_grad(), _evaluated(network):
+        network(*inputs)
     return sizes
 
 
@@ -80,14 +66,49 @@ def convolutions(network: nn.Module) -> dict[str, Any]:
 def _sizes_for(network: nn.Module, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     if is_convolution(network):  # so that a size that it cannot take is refused in the words of the operator
         return {"weight": shape[1:]}
+    found: dict[str, tuple[int, ...]] = {}
+    with _following(network, found):
+        run_with_zeros(network, shape)
+    return found
+
+
+def run_with_zeros(
+    network: nn.Module,
+    input_shape: Sequence[int],
+    surroundings: Callable[[Tensor], AbstractContextManager] = nullcontext,
+) -> Any:
+    """Return what a network makes of one input of zeros, in evaluation mode, inside of a context made for the input."""
     first = next(network.parameters())
+    images = torch.zeros(1, *input_shape, device=first.device, dtype=first.dtype)
     try:
-        return input_sizes(network, torch.zeros(1, *shape, device=first.device, dtype=first.dtype))
+        with torch.no_grad(), _evaluated(network), surroundings(images):
+            return network(images)
     except (RuntimeError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"argument `input_shape` must be one that {type(network).__name__} can take, got {shape}: {reason}"
+            f"argument `input_shape` must be one that {type(network).__name__} can take, got {tuple(input_shape)}: "
+            f"{reason}"
         ) from error
+
+
+@contextmanager
+def _following(network: nn.Module, sizes: dict[str, tuple[int, ...]]) -> Iterator[None]:
+    """Write down the sizes that a network's convolutions meet inside of the block."""
+
+    def look(name: str, dimensions: int, images: Tensor) -> None:
+        size = tuple(images.shape[-dimensions:])
+        sizes[name] = tuple(map(max, size, sizes.get(name, size)))
+
+    def follow(name: str, layer: Any) -> RemovableHandle:
+        dimensions = len(layer.kernel_size)
+        return layer.register_forward_pre_hook(lambda _, arguments: look(name, dimensions, arguments[0]))
+
+    hooks = [follow(name, layer) for name, layer in convolutions(network).items()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

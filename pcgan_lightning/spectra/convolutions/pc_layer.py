@@ -11,7 +11,7 @@ from pcgan_lightning.spectra.matrices import MatrixLayout
 from pcgan_lightning.spectra.pc_layer import Preconditioner
 from pcgan_lightning.spectra.polynomials import Polynomial
 
-START = 100  # iterations at most from a random start, until one changes the norm by less than a thousandth
+START = 200  # iterations at most from a random start, until one changes the norm by less than 1e-5
 
 
 class OperatorPreconditioner(Preconditioner):
@@ -56,7 +56,7 @@ class OperatorPreconditioner(Preconditioner):
         v, before = random_images(exact, operator), 0.0
         for _ in range(START):
             _, v, sigma = power_iterate(exact, operator, v)
-            if sigma.item() <= 1.001 * before:
+            if sigma.item() <= (1 + 1e-5) * before:
                 break
             before = sigma.item()
         self.u = torch.zeros(weight.shape[0], *operator.output_size, dtype=v.dtype, device=v.device)
