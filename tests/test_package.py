@@ -23,6 +23,7 @@ FLOORS = [
     {"modules", "metrics", "report"},
     {"callbacks"},
     {"cli"},
+    {"__main__"},
 ]
 MATHEMATICS = ["spectra", "losses", "optim", "games", "networks"]
 

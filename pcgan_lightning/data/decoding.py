@@ -2,19 +2,20 @@
 
 import io
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar, Union
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
-from datasets import Dataset, IterableDataset
-from datasets.utils.file_utils import xopen
 from lightning.pytorch.utilities import rank_zero_only
 from rich.progress import track
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from pcgan_lightning.data.sources import Images
 
 EncodedImage = dict[str, Any]  # of `datasets`: {"bytes": ..., "path": ...}
 ImageShape = tuple[int, int, int]  # channels, height, width
@@ -60,6 +61,8 @@ def _content(encoded: EncodedImage) -> bytes:
         raise ValueError("there is none")
     if encoded["bytes"] is not None:
         return encoded["bytes"]
+    from datasets.utils.file_utils import xopen  # see `sources`
+
     with xopen(encoded["path"], "rb") as file:
         return file.read()
 
@@ -88,9 +91,7 @@ def decode_images(encoded: Iterable[EncodedImage], image_shape: ImageShape) -> T
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
 
-def decode_dataset(
-    dataset: Union[Dataset, IterableDataset], image_shape: ImageShape, workers: int, description: str
-) -> Tensor:
+def decode_dataset(dataset: "Images", image_shape: ImageShape, workers: int, description: str) -> Tensor:
     """Decodes a dataset of one column of undecoded images.
 
     Returns:
@@ -98,7 +99,7 @@ def decode_dataset(
     """
     columns = (next(iter(rows.values())) for rows in dataset.iter(CHUNK))
     chunks = map_ahead(lambda encoded: decode_images(encoded, image_shape), columns, workers)
-    if isinstance(dataset, IterableDataset):  # of unknown length
+    if not isinstance(dataset, Sized):  # a stream
         return torch.cat(list(chunks))
     # Filled in place: joining the chunks at the end would take the memory twice.
     images = torch.empty(len(dataset), *image_shape, dtype=torch.uint8)

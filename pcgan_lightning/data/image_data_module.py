@@ -1,12 +1,12 @@
 """Real images for GANs, from any dataset that the `datasets` library opens."""
 
 import warnings
+from collections.abc import Sized
 from math import prod
 from pathlib import Path
-from typing import Literal, Optional, Union
+from typing import TYPE_CHECKING, Literal, Optional, Union
 
 import torch
-from datasets import Dataset, IterableDataset
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
@@ -16,6 +16,9 @@ from pcgan_lightning.data.loaders import MemoryLoader, SequentialLoader
 from pcgan_lightning.data.real_images import RealImages, digest_encoded
 from pcgan_lightning.data.sources import Images, check_digits, open_digits, open_source, undecoded_images
 from pcgan_lightning.data.streaming import StreamingLoader
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
 
 # A datamodule without validation images is no mistake here.
 warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
@@ -218,7 +221,9 @@ class ImageDataModule(LightningDataModule):
         if split is None:
             raise ValueError("argument `validation_split` must name a split to compare with, such as 'test', got None")
         dataset = self._open(split)
-        if isinstance(dataset, IterableDataset):
+        if not isinstance(dataset, Sized):
+            from datasets import Dataset  # see `sources`
+
             dataset = Dataset.from_list(list(dataset.take(count or STREAMED_REAL_IMAGES)), dataset.features)
         elif count is not None or not self._fits(dataset):
             dataset = dataset.take(min(count or STREAMED_REAL_IMAGES, len(dataset)))
@@ -287,14 +292,14 @@ class ImageDataModule(LightningDataModule):
             )
         return dataset
 
-    def _memory_or_stream(self, dataset: Images) -> Union[Tensor, IterableDataset]:
-        if isinstance(dataset, IterableDataset):
+    def _memory_or_stream(self, dataset: Images) -> Union[Tensor, "IterableDataset"]:
+        if not isinstance(dataset, Sized):
             return dataset
         if self.streaming is None and not self._fits(dataset):
             return dataset.to_iterable_dataset(min(LOCAL_SHARDS, len(dataset)))
         return self._decode(dataset, self.split)
 
-    def _fits(self, dataset: Dataset) -> bool:
+    def _fits(self, dataset: "Dataset") -> bool:
         return len(dataset) * prod(self.image_shape) <= self.memory_limit_gb * 1e9
 
     def _decode(self, dataset: Images, split: str) -> Tensor:

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Optional
 
-import datasets
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
@@ -96,9 +95,11 @@ class LabelledImageDataModule(LightningDataModule):
         return normalize(images), labels
 
     def _decode(self, split: str) -> tuple[Tensor, Tensor]:
+        from datasets import ClassLabel, Value  # see `sources`
+
         dataset = open_source(self.source, self.name, split, streaming=False)
         labels = dataset.features.get(self.label_column)
-        if not isinstance(labels, (datasets.ClassLabel, datasets.Value)) or not labels.dtype.startswith("int"):
+        if not isinstance(labels, (ClassLabel, Value)) or not labels.dtype.startswith("int"):
             raise ValueError(
                 f"argument `label_column` must name a column of integers of {self.source!r}, got "
                 f"{self.label_column!r}, where the columns are {list(dataset.features)}"

@@ -2,15 +2,17 @@
 
 import functools
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
-import datasets
 import numpy as np
 import PIL.Image
-from datasets import Dataset, IterableDataset
-from datasets.exceptions import DatasetGenerationError
 
-Images = Union[Dataset, IterableDataset]
+# `datasets` is imported where it is used: it takes a while, and whoever only puts a callback on a module of their own
+# needs none of it; nor must a folder of that name beside their script be imported in its place.
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+Images = Union["Dataset", "IterableDataset"]  # the latter is a stream, which has no length
 
 # Of scikit-learn's 1797, so that 1500 are left.
 DIGITS_TEST_IMAGES = 297
@@ -32,7 +34,7 @@ def digits_and_labels() -> tuple[np.ndarray, np.ndarray]:
     return np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target
 
 
-def open_digits(split: str, hold_out: bool) -> Dataset:
+def open_digits(split: str, hold_out: bool) -> "Dataset":
     """Scikit-learn's digits: grey, 8x8, their 17 levels scaled to 0..255.
 
     Args:
@@ -47,10 +49,12 @@ def open_digits(split: str, hold_out: bool) -> Dataset:
 
 
 @functools.cache
-def _encoded_digits() -> Dataset:
+def _encoded_digits() -> "Dataset":
     """All digits as one dataset, made once in a process: it takes as long as dozens of small iterations."""
+    import datasets
+
     images = [PIL.Image.fromarray(image) for image in digits_and_labels()[0]]
-    return Dataset.from_dict({"image": images}, features=datasets.Features({"image": datasets.Image()}))
+    return datasets.Dataset.from_dict({"image": images}, features=datasets.Features({"image": datasets.Image()}))
 
 
 def open_source(source: str, name: Optional[str], split: str, streaming: bool) -> Images:
@@ -81,10 +85,12 @@ def open_source(source: str, name: Optional[str], split: str, streaming: bool) -
         )
     else:
         where = {"path": source, "name": name}
+    import datasets
+
     try:
         return datasets.load_dataset(**where, split=split, streaming=streaming)
     except Exception as error:  # network, hub, file system, format, split
-        hidden = isinstance(error, DatasetGenerationError) and error.__cause__ is not None
+        hidden = isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__ is not None
         reason = error.__cause__ if hidden else error
         raise ValueError(
             f"argument `source` must be a dataset that opens, got {source!r}, split {split!r}, which failed "
@@ -99,6 +105,8 @@ def undecoded_images(dataset: Images, image_column: Optional[str], source: str) 
         ValueError: if there is no column `image_column`, or if that is None and not exactly one column is of
             type `datasets.Image`, or if the column can't be read as images.
     """
+    import datasets
+
     features = dataset.features or {}
     found = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
     column = found[0] if image_column is None and len(found) == 1 else image_column

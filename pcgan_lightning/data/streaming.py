@@ -2,14 +2,16 @@
 
 from collections.abc import Generator, Iterator
 from itertools import islice
-from typing import Optional, Union
+from typing import TYPE_CHECKING, Optional, Union
 
 import torch
-from datasets import IterableDataset
 from torch import Tensor
 
 from pcgan_lightning.data.decoding import EncodedImage, ImageShape, decode_images, map_ahead
 from pcgan_lightning.data.loaders import TrainLoader, normalize, pass_seed
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
 
 __all__ = ["StreamingLoader"]
 
@@ -42,7 +44,7 @@ class StreamingLoader(TrainLoader):
 
     def __init__(
         self,
-        stream: IterableDataset,
+        stream: "IterableDataset",
         image_shape: ImageShape,
         iterations_per_epoch: int,
         shuffle_buffer: int,

@@ -21,6 +21,7 @@ from pcgan_lightning.runs.folder import (
     check_unused,
     check_writable,
     last_config,
+    require_checkpoint_file,
     unused_path,
 )
 from pcgan_lightning.runs.metrics_csv import read_numbers, read_rows
@@ -99,6 +100,7 @@ __all__ = [
     "read_record",
     "read_rows",
     "read_yaml",
+    "require_checkpoint_file",
     "save_scores",
     "unused_path",
     "without_foreign_paths",

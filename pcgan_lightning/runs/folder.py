@@ -81,3 +81,15 @@ def last_config(folder: Path) -> Path:
     names = (path.stem.removeprefix(f"{first.stem}_") for path in folder.glob(f"{first.stem}_*{first.suffix}"))
     last = max((int(name) for name in names if name.isdecimal()), default=0)
     return first.with_stem(f"{first.stem}_{last}") if last else first
+
+
+def require_checkpoint_file(path: Path, argument: str = "ckpt_path") -> None:
+    """Refuse what is no file, before anything is imported that reads one.
+
+    Raises:
+        FileNotFoundError: naming the argument and the path.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"argument `{argument}` must be a whole checkpoint file, got {path}, which does not exist"
+        )
