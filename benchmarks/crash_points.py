@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Optional
@@ -95,17 +95,20 @@ def _start(folder: Path, before: Optional[Before] = None) -> tuple[list[str], in
     return operations, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def crash_points(start: Start, folder: Path, compare: Callable[[Path, Path], list[str]]) -> dict[str, Any]:
+def crash_points(
+    start: Start, folder: Path, compare: Callable[[Path, Path], list[str]], only: Optional[Collection[int]] = None
+) -> dict[str, Any]:
     """Kill a run at each of its file operations, and let it go on.
 
     Args:
         start: see :func:`with_parsed`.
         folder: of all runs.
         compare: returns in what the end of a run differs from that of the undisturbed one.
+        only: numbers of the operations to die at. None: all.
 
     Returns:
-        The operations, the numbers of those where a process was killed, the count of different contents that were
-        started again, and the differences by number.
+        The operations, the places among them where a process was killed, the count of different contents that were
+        started again, and the differences by place.
     """
     undisturbed = folder / "undisturbed"
     operations, status = start(undisturbed, partial(_copy, undisturbed, folder))
@@ -114,10 +117,11 @@ def crash_points(start: Start, folder: Path, compare: Callable[[Path, Path], lis
     killed: list[int] = []
     ends: dict[str, list[str]] = {}
     different: dict[int, list[str]] = {}
-    for number, operation in enumerate(operations):
+    points = [(number, operation) for number, operation in enumerate(operations) if only is None or number in only]
+    for place, (number, operation) in enumerate(points):
         point = folder / f"{number:03d}"
         if number % KILL_EVERY == KILL_EVERY - 1:
-            killed.append(number)
+            killed.append(place)
             shutil.rmtree(point)
             told, status = start(point, partial(_kill, number))
             if status != -signal.SIGKILL or told != operations[: number + 1]:
@@ -127,10 +131,15 @@ def crash_points(start: Start, folder: Path, compare: Callable[[Path, Path], lis
             _, status = start(point)
             ends[content] = [f"failed: {_last_words(point)}"] if status else compare(point / RUN, undisturbed / RUN)
         if ends[content]:
-            different[number] = ends[content]
+            different[place] = ends[content]
         print(f"{number:3} {operation}: {', '.join(ends[content]) or 'bit-identical'}", flush=True)
         shutil.rmtree(point)
-    return {"operations": operations, "killed": killed, "resumed": len(ends), "different": different}
+    return {
+        "operations": [operation for _, operation in points],
+        "killed": killed,
+        "resumed": len(ends),
+        "different": different,
+    }
 
 
 def _copy(source: Path, folder: Path, number: int, operation: str) -> None:

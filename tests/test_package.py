@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -115,3 +116,17 @@ def test_architecture_describes_the_tree():
     for path in (ROOT / "pcgan_lightning").iterdir():
         if not path.name.startswith("_"):
             assert f"`{path.name}{'/' if path.is_dir() else ''}`" in architecture, path.name
+
+
+def test_every_promise_names_a_test_that_is_there():
+    """docs/trust.md: each row of its tables ends with the tests that guard it."""
+    page = (ROOT / "docs" / "trust.md").read_text()
+    rows = [line for line in page.splitlines() if re.match(r"\| (?!Promise)", line)]
+    assert len(rows) > 20
+    assert [row for row in rows if not re.search(r"\| (`[^`]+`(, )?)+ \|$", row)] == []
+    named = re.findall(r"`(tests/[^`]*)`", page)
+    assert len(named) == page.count("tests/")
+    for path, _, test in (name.partition("::") for name in named):
+        found = {node.name for node in ast.walk(ast.parse((ROOT / path).read_text())) if hasattr(node, "name")}
+        assert test.startswith("test_"), path
+        assert test in found, f"{path} has no {test}"
