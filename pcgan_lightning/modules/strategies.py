@@ -50,8 +50,8 @@ def check_plain_ddp(trainer: "pl.Trainer") -> None:
     for name, value in found.items():
         if value is not None:
             raise ValueError(
-                f"argument `{name}` of the strategy must be left out, for the games exchange gradients by themselves, "
-                f"got {getattr(value, '__name__', value)}"
+                f"argument `{name}` of the strategy must be left out, since games exchange their gradients by "
+                f"themselves, got {getattr(value, '__name__', value)}"
             )
 
 

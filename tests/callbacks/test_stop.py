@@ -199,7 +199,7 @@ def test_requeue_signal_of_slurm(tmp_path, monkeypatch):
 
 
 def two_processes(folder, what):
-    return run_script(stop_two_processes, folder, what, timeout=120, check=False)
+    return run_script(stop_two_processes, folder, what, timeout=400, check=False)
 
 
 @pytest.mark.ddp

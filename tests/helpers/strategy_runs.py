@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -38,11 +37,10 @@ class Classifier(make_classifier(pl)):
 
 def train(folder, strategy, **options):
     """Return the weights, or what was said of the strategy; with a line for each iteration in the folder."""
-    callbacks = FixedPreconditioning(3), Steps(folder)
     torch.manual_seed(0)
     gan = small_game(ema_decay=0.5, **options)
     try:
-        fit(folder, gan, 4, *callbacks, strategy=strategy, devices=2)
+        fit(folder, gan, 4, FixedPreconditioning(3), Steps(folder), strategy=strategy, devices=2)
     except (ValueError, ProcessRaisedException) as error:
         return str(error)
     return {name: value.clone() for name, value in gan.state_dict().items()}
@@ -63,11 +61,8 @@ def one_of_two(rank, port, folder):
     (folder / "iterations").unlink(missing_ok=True)
     found["zero"] = train(folder, "ddp", discriminator_optimizer=zero)
     try:
-        network = FixedPreconditioning(3, target="network", layers="all")
-        trainer = pl.Trainer(
-            accelerator="cpu", devices=2, strategy="ddp", max_steps=2, callbacks=[network, Steps(folder)]
-        )
-        trainer.fit(Classifier(), image_loader())
+        network = FixedPreconditioning(3, target="backbone")
+        fit(folder, Classifier(), 2, network, Steps(folder), data=image_loader(), strategy="ddp", devices=2)
         found["others"] = "trained"
     except ValueError as error:
         found["others"] = str(error)
@@ -78,5 +73,5 @@ if __name__ == "__main__":
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
-    start_processes(partial(one_of_two), (unused_port(), folder), 2, start_method="fork")
+    start_processes(one_of_two, (unused_port(), folder), 2, start_method="fork")
     torch.save(train(folder, "ddp_fork"), folder / "fork.pt")

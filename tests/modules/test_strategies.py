@@ -38,9 +38,7 @@ def test_strategies_that_divide_networks_are_refused(kind):
 @pytest.mark.parametrize("name", ["ddp_spawn", "ddp_fork", "ddp_notebook_find_unused_parameters_true"])
 def test_processes_that_keep_their_training_are_refused(name, package):
     trainer = trainer_with(name, package, devices=2)
-    with pytest.raises(
-        ValueError, match=rf"{RULE}what it has trained, got one that starts processes by '(fork|spawn)'"
-    ):
+    with pytest.raises(ValueError, match=rf"{RULE}what it has trained, got one that starts .* '(fork|spawn)'"):
         check_strategy(trainer)
     check_whole_networks(trainer)
     trainer.state.fn = "validate"  # which trains nothing
@@ -68,8 +66,8 @@ def test_two_processes(tmp_path):
     assert done.returncode == 0, done.stderr
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     for kind in ("unused", "views"):  # as exact as plain ddp, bit for bit
-        for found in (first[kind], second[kind]):
-            assert all(torch.equal(found[name], value) for name, value in first["ddp"].items()), kind
+        for own in (first, second):  # each process has its own statistics of batch normalisation
+            assert all(torch.equal(own[kind][name], value) for name, value in own["ddp"].items()), kind
     assert first["hook"].startswith("argument `ddp_comm_hook` of the strategy must be left out")
     assert first["static"].startswith("argument `static_graph` of the strategy must be left out")
     assert first["zero"].startswith("argument `discriminator_optimizer` must hold its whole state in each process")
