@@ -98,7 +98,7 @@ class FixedPreconditioning(Preconditioning):
 class AdaptivePreconditioning(Preconditioning):
     r"""Adaptive preconditioning (APC): each layer's degree follows its condition number (Section 3.4).
 
-    Every `every_n_steps` iterations, and once before the first, the modified condition number
+    Every `every_n_steps` iterations, and once before the first, as in the authors' code, the modified condition number
     :math:`\tilde\kappa` of SN(W), before the polynomial, is measured for each layer. The mean of the last `history`
     measurements decides: ``degrees[0]`` up to ``thresholds[0]`` inclusive, ``degrees[1]`` up to ``thresholds[1]``,
     and so on; ``degrees[-1]`` above them all. Defaults are those of the authors' code.
@@ -108,7 +108,7 @@ class AdaptivePreconditioning(Preconditioning):
 
     Args:
         thresholds: bounds of the mean :math:`\tilde\kappa`, positive and strictly increasing.
-        every_n_steps: iterations (training batches) between measurements.
+        every_n_steps: iterations (training batches) between measurements; the paper's 1,000.
         history: measurements averaged, at least 1.
         degrees: published degrees or Polynomials, one more than thresholds.
         target: see :class:`Preconditioning`, as for the other arguments.
@@ -122,7 +122,7 @@ class AdaptivePreconditioning(Preconditioning):
     def __init__(
         self,
         thresholds: Sequence[float] = (5.0, 10.0, 20.0, 30.0),
-        every_n_steps: int = 3000,
+        every_n_steps: int = 1000,
         history: int = 5,
         degrees: Sequence[Union[int, Polynomial]] = (1, 3, 5, 7, 9),
         target: Target = "discriminator",
