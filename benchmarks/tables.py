@@ -62,8 +62,8 @@ def table1(content: dict[str, Any]) -> list[str]:
         f"Here: widths {widths}, Adam with betas ({betas}), batch {settings['batch_size']}, "
         f"{settings['iterations']:,} iterations at most; the last scores and condition numbers of each run, "
         "the latter after the polynomial. Published: widths 256/128, batch 64, 200,000 iterations, "
-        "FID with Inception features. APC's interval and the horizon of the generator's average keep their share of the run: "
-        f"{settings['apc_interval']:,} and {settings['iterations'] / 20:,.0f} iterations."
+        "FID with Inception features. APC's interval and the horizon of the generator's average keep their share of "
+        f"the run: {settings['apc_interval']:,} and {settings['iterations'] / 20:,.0f} iterations."
         " So does the linear decay of the step sizes, over the second half. The averaged generator is scored."
     )
     if settings["accelerate"]:

@@ -67,7 +67,7 @@ class FixedPreconditioning(Preconditioning):
     polynomials and singular vectors live in the module's ``state_dict``.
 
     Args:
-        degree: 1, 3, 5, 7 or 9 for a published polynomial, or a :class:`~pcgan_lightning.spectra.Polynomial`.
+        degree: odd, up to 9 published and up to 17 fitted, or a :class:`~pcgan_lightning.spectra.Polynomial`.
         target: see :class:`Preconditioning`, as for the other arguments.
         layers: which layers get the polynomial.
         normalize_rest: whether the other layers get spectral normalisation.
@@ -110,7 +110,7 @@ class AdaptivePreconditioning(Preconditioning):
         thresholds: bounds of the mean :math:`\tilde\kappa`, positive and strictly increasing.
         every_n_steps: iterations (training batches) between measurements; the paper's 1,000.
         history: measurements averaged, at least 1.
-        degrees: published degrees or Polynomials, one more than thresholds.
+        degrees: odd degrees up to 17 or Polynomials, one more than thresholds.
         target: see :class:`Preconditioning`, as for the other arguments.
         layers: which layers adapt.
         normalize_rest: whether the other layers get spectral normalisation.

@@ -8,6 +8,7 @@ from pcgan_lightning.spectra.polynomials import (
     Polynomial,
     as_polynomial,
     fit_polynomial,
+    fitted_cutoff,
     piecewise_linear,
 )
 from pcgan_lightning.spectra.power_iterations import power_iteration
@@ -36,6 +37,7 @@ __all__ = [
     "chosen_layers",
     "condition_number",
     "fit_polynomial",
+    "fitted_cutoff",
     "match_preconditioning",
     "modified_condition_number",
     "original_parameters",
