@@ -5,11 +5,12 @@
 
 Trains the shipped configurations with `pcgan fit`, goes on with what was interrupted, leaves out what is finished,
 scores every K iterations, prints the table and writes runs/table1/report.html. What the paper gives as counts of its
-200,000 iterations keeps its share of a shorter run: APC's interval (3,000) and the horizon of the generator's average
+200,000 iterations keeps its share of a shorter run: APC's interval (1,000) and the horizon of the generator's average
 (10,000).
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -21,6 +22,12 @@ from training_runs import FEATURES, ROOT, final_row, protocol, train
 from pcgan_lightning.report import report
 
 PAPER_ITERATIONS = 200_000
+APC_INTERVAL = 1000
+
+
+def apc_interval(iterations: int) -> int:
+    """Return APC's interval, which keeps its share of the run."""
+    return max(1, round(iterations * APC_INTERVAL / PAPER_ITERATIONS))
 
 
 def command(arguments: argparse.Namespace, method: str, seed: int) -> list[str]:
@@ -38,8 +45,10 @@ def command(arguments: argparse.Namespace, method: str, seed: int) -> list[str]:
         *("--scores", "ScoreLogger", "--scores.every_n_steps", str(every), "--scores.count", str(arguments.count)),
         *("--scores.features", FEATURES[arguments.features], "--progress.refresh_every_n_steps", "100"),
     ]
+    for player in ("generator", "discriminator"):
+        call += [f"--model.{player}_optimizer.betas", json.dumps(arguments.betas)]
     if method == "apc":
-        call += ["--preconditioning.every_n_steps", str(max(1, round(n * 3000 / PAPER_ITERATIONS)))]
+        call += ["--preconditioning.every_n_steps", str(apc_interval(n))]
     if arguments.accelerate:
         call += ["--trainer.precision", "bf16-mixed", "--trainer.callbacks+=Acceleration"]
         call += [f"--trainer.callbacks.compile_mode={arguments.compile_mode}"]
@@ -56,6 +65,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=PAPER_ITERATIONS)
     parser.add_argument("--minutes", type=int, help="stop each run after so many minutes of its own, resumed or not")
     parser.add_argument("--widths", type=int, nargs=2, default=(256, 128), metavar=("G", "D"))
+    parser.add_argument("--betas", type=float, nargs=2, default=(0.5, 0.999), help="of both players' Adam")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--evaluate_every", type=int, metavar="K", help="default: a tenth of the iterations")
@@ -77,6 +87,7 @@ def main() -> None:
     result = [{"method": m, "seed": seed, **final_row(folder)} for (m, seed), folder in runs.items()]
     settings = {k: v for k, v in vars(arguments).items() if k not in ("runs", "source", "save")}
     settings["config"] = "configs/pcgan/cifar10_resnet_1-1_<method>.yaml"
+    settings["apc_interval"] = apc_interval(arguments.iterations)
     settings["protocol"] = protocol(folders[0])
     print("\n".join(table1({"settings": settings, "result": result})))
     report(folders, arguments.runs / "report.html")

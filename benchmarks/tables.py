@@ -54,12 +54,13 @@ def table1(content: dict[str, Any]) -> list[str]:
         cells += [f"{row[key]:.4g}" for key in scores] + [f"{row[key]:.2f}" for key in ("max", "second_max", "mean")]
         lines.append([*cells, str(published), ", ".join(map(str, conditions))])
     widths = "/".join(map(str, settings["widths"]))
+    betas = ", ".join(f"{beta:g}" for beta in settings["betas"])
     note = (
-        f"Here: widths {widths}, batch {settings['batch_size']}, {settings['iterations']:,} iterations at most; the "
-        "last scores and condition numbers of each run, the latter after the polynomial. Published: widths 256/128, "
-        "batch 64, 200,000 iterations, FID with Inception features. APC's interval and the "
-        "horizon of the generator's average keep their share of the run: "
-        f"{max(1, round(settings['iterations'] * 3000 / 200_000)):,} and {settings['iterations'] / 20:,.0f} iterations."
+        f"Here: widths {widths}, Adam with betas ({betas}), batch {settings['batch_size']}, "
+        f"{settings['iterations']:,} iterations at most; the last scores and condition numbers of each run, "
+        "the latter after the polynomial. Published: widths 256/128, batch 64, 200,000 iterations, "
+        "FID with Inception features. APC's interval and the horizon of the generator's average keep their share of "
+        f"the run: {settings['apc_interval']:,} and {settings['iterations'] / 20:,.0f} iterations."
         " So does the linear decay of the step sizes, over the second half. The averaged generator is scored."
     )
     if settings["accelerate"]:

@@ -78,7 +78,7 @@ class FixedPreconditioning(Preconditioning):
     polynomials and singular vectors live in the module's ``state_dict``.
 
     Args:
-        degree: 1, 3, 5, 7 or 9 for a published polynomial, or a :class:`~pcgan_lightning.spectra.Polynomial`.
+        degree: odd, up to 9 published and up to 17 fitted, or a :class:`~pcgan_lightning.spectra.Polynomial`.
         target: see :class:`Preconditioning`, as for the other arguments.
         layers: which layers get the polynomial.
         normalize_rest: whether the other layers get spectral normalisation.
@@ -109,7 +109,7 @@ class FixedPreconditioning(Preconditioning):
 class AdaptivePreconditioning(Preconditioning):
     r"""Adaptive preconditioning (APC): each layer's degree follows its condition number (Section 3.4).
 
-    Every `every_n_steps` iterations, and once before the first, the modified condition number
+    Every `every_n_steps` iterations, and once before the first, as in the authors' code, the modified condition number
     :math:`\tilde\kappa` of SN(W), before the polynomial, is measured for each layer. The mean of the last `history`
     measurements decides: ``degrees[0]`` up to ``thresholds[0]`` inclusive, ``degrees[1]`` up to ``thresholds[1]``,
     and so on; ``degrees[-1]`` above them all. Defaults are those of the authors' code.
@@ -119,9 +119,9 @@ class AdaptivePreconditioning(Preconditioning):
 
     Args:
         thresholds: bounds of the mean :math:`\tilde\kappa`, positive and strictly increasing.
-        every_n_steps: iterations (training batches) between measurements.
+        every_n_steps: iterations (training batches) between measurements; the paper's 1,000.
         history: measurements averaged, at least 1.
-        degrees: published degrees or Polynomials, one more than thresholds.
+        degrees: odd degrees up to 17 or Polynomials, one more than thresholds.
         target: see :class:`Preconditioning`, as for the other arguments.
         layers: which layers adapt.
         normalize_rest: whether the other layers get spectral normalisation.
@@ -133,7 +133,7 @@ class AdaptivePreconditioning(Preconditioning):
     def __init__(
         self,
         thresholds: Sequence[float] = (5.0, 10.0, 20.0, 30.0),
-        every_n_steps: int = 3000,
+        every_n_steps: int = 1000,
         history: int = 5,
         degrees: Sequence[Union[int, Polynomial]] = (1, 3, 5, 7, 9),
         target: Target = "discriminator",

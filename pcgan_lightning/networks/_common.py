@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pcgan_lightning.arguments import require_one_of
 
-Initialization = Literal["xavier_uniform", "orthogonal", "normal", "torch"]
+Initialization = Literal["xavier_uniform", "xavier_normal", "orthogonal", "normal", "torch"]
 
 Plan = TypeVar("Plan")
 
@@ -31,11 +31,11 @@ def initialize(network: nn.Module, initialization: Initialization, boosted: Coll
 
     Args:
         network: the network.
-        initialization: "xavier_uniform" (Glorot and Bengio, 2010), "orthogonal" (Saxe et al., 2014; all
-            non-zero singular values of the weight, flattened to a matrix, are 1) or "normal" (mean 0,
+        initialization: "xavier_uniform" or "xavier_normal" (Glorot and Bengio, 2010), "orthogonal" (Saxe et al.,
+            2014; all non-zero singular values of the weight, flattened to a matrix, are 1) or "normal" (mean 0,
             standard deviation 0.02; Radford et al., 2016). "torch" leaves everything as torch's layers begin, biases
             included.
-        boosted: layers to which "xavier_uniform" gives a gain of sqrt(2), that of a ReLU, instead of 1.
+        boosted: layers to which both kinds of "xavier" give a gain of sqrt(2), that of a ReLU, instead of 1.
     """
     require_one_of(get_args(Initialization), initialization=initialization)
     if initialization == "torch":
@@ -43,8 +43,11 @@ def initialize(network: nn.Module, initialization: Initialization, boosted: Coll
     for layer in network.modules():
         if not isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
             continue
+        gain = math.sqrt(2) if layer in boosted else 1.0
         if initialization == "xavier_uniform":
-            nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(2) if layer in boosted else 1.0)
+            nn.init.xavier_uniform_(layer.weight, gain)
+        elif initialization == "xavier_normal":
+            nn.init.xavier_normal_(layer.weight, gain)
         elif initialization == "orthogonal":
             nn.init.orthogonal_(layer.weight)
         else:

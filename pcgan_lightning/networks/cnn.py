@@ -54,10 +54,12 @@ class CNNGenerator(RecordsArguments, nn.Module):
         latent_dim: size of a latent vector. Default: 128.
         width: channels of the last hidden layer, at full size. Default: ``None``, the width of the papers (64
             up to 64 pixels, 16 for 128, 8 for 256; 16 for 8).
-        initialization: distribution of the initial weights, "xavier_uniform", "orthogonal", "normal" (standard
-            deviation 0.02) or "torch", as torch's layers begin. Default: "normal".
+        initialization: distribution of the initial weights, "xavier_uniform", "xavier_normal", "orthogonal", "normal"
+            (standard deviation 0.02) or "torch", as torch's layers begin. Default: "normal".
         batch_norm: whether there is batch normalisation; without it the convolutions have biases. Default: ``True``.
         linear_relu: whether a ReLU follows the linear layer, which the papers' tables lack. Default: ``False``.
+        linear_batch_norm: whether batch normalisation follows the linear layer, each of its outputs for itself, as in
+            the PC-GAN authors' LSUN runs. Default: ``False``.
 
     Attributes:
         latent_dim: size of a latent vector.
@@ -74,6 +76,7 @@ class CNNGenerator(RecordsArguments, nn.Module):
         initialization: Initialization = "normal",
         batch_norm: bool = True,
         linear_relu: bool = False,
+        linear_batch_norm: bool = False,
     ) -> None:
         super().__init__()
         plan = select_plan(_PLANS, image_size)
@@ -84,7 +87,9 @@ class CNNGenerator(RecordsArguments, nn.Module):
 
         coarsest = image_size // 2**plan.halvings
         self.coarsest_shape = (width * 2**plan.halvings, coarsest, coarsest)
-        self.linear = nn.Linear(latent_dim, self.coarsest_shape[0] * coarsest**2)
+        size = self.coarsest_shape[0] * coarsest**2
+        self.linear = nn.Linear(latent_dim, size, bias=not linear_batch_norm)
+        self.linear_norm = nn.BatchNorm1d(size) if linear_batch_norm else None
         self.linear_relu = linear_relu
         layers: list[nn.Module] = []
         # No bias before batch normalisation: it would cancel, and leave rounding noise as its gradient for
@@ -104,7 +109,10 @@ class CNNGenerator(RecordsArguments, nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         """Return images ``[N, *image_shape]`` in [-1, 1] for latents ``[N, latent_dim]``."""
         require_shape("latents", latents, (self.latent_dim,))
-        features = self.linear(latents).unflatten(1, self.coarsest_shape)
+        features = self.linear(latents)
+        if self.linear_norm is not None:
+            features = self.linear_norm(features)
+        features = features.unflatten(1, self.coarsest_shape)
         if self.linear_relu:
             features = features.relu()
         return torch.tanh(self.to_image(self.convolutions(features)))
@@ -123,8 +131,8 @@ class CNNDiscriminator(RecordsArguments, nn.Module):
         channels: channels of the images. Default: 3.
         width: channels after the first convolution. Default: ``None``, the width of the papers (64 up to 64
             pixels, 32 for 128, 16 for 256; 16 for 8).
-        initialization: distribution of the initial weights, "xavier_uniform", "orthogonal", "normal" (standard
-            deviation 0.02) or "torch", as torch's layers begin. Default: "normal".
+        initialization: distribution of the initial weights, "xavier_uniform", "xavier_normal", "orthogonal", "normal"
+            (standard deviation 0.02) or "torch", as torch's layers begin. Default: "normal".
         extra_convolutions: further 3x3 convolutions at each resolution but the coarsest, after the first one. Default:
             0, the depth of the papers.
 

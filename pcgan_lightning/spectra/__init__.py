@@ -21,6 +21,7 @@ from pcgan_lightning.spectra.polynomials import (
     Polynomial,
     as_polynomial,
     fit_polynomial,
+    fitted_cutoff,
     piecewise_linear,
 )
 from pcgan_lightning.spectra.power_iterations import power_iteration
@@ -61,6 +62,7 @@ __all__ = [
     "convolution_singular_values",
     "extreme_singular_values",
     "fit_polynomial",
+    "fitted_cutoff",
     "input_sizes",
     "lipschitz_bound",
     "match_preconditioning",

@@ -3,13 +3,16 @@ r"""Preconditioning polynomials g(x) = x (c0 + c1 x^2 + ... + ck x^(2k)) and how
 Paper: "Precondition layer and its use for GANs", Section 3.3, Eq. (3)-(5).
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Union
+from typing import Optional, Union
 
 import torch
 from torch import Tensor
+
+from pcgan_lightning.spectra.matrix_polynomials import power_series
 
 # Each costs a product of matrices for each layer in each update; the published ones have up to five.
 MAXIMUM_TERMS = 100
@@ -56,8 +59,9 @@ class Polynomial:
     def of_matrix(self, matrix: Tensor) -> Tensor:
         r"""Return :math:`g(A) = p(A A^\top) A` with :math:`g(x) = p(x^2) x`, for each matrix of a batch.
 
-        The singular vectors stay, and each singular value becomes :math:`|g(\sigma_i)|` (Claim 3.2). Horner's rule
-        runs on the smaller of the two Gram matrices, since :math:`p(A A^\top) A = A p(A^\top A)`.
+        The singular vectors stay, and each singular value becomes :math:`|g(\sigma_i)|` (Claim 3.2). All
+        products but two are of the smaller of the two Gram matrices, since :math:`p(A A^\top) A = A p(A^\top A)`;
+        degree 17 takes as many as degree 9.
 
         Args:
             matrix: batch of matrices, ``[batch, rows, cols]``, floating point.
@@ -70,10 +74,7 @@ class Polynomial:
             return c0 * matrix if c0 != 1.0 else matrix
         wide = matrix.shape[-2] <= matrix.shape[-1]
         gram = matrix @ matrix.mT if wide else matrix.mT @ matrix
-        # p(G) - c0 I = c1 G + c2 G^2 + ... + ck G^k; no identity matrix is ever formed.
-        series = higher[-1] * gram
-        for c in reversed(higher[:-1]):
-            series = torch.baddbmm(gram, gram, series, beta=c)
+        series = power_series(gram, higher)  # p(G) - c0 I
         left, right = (series, matrix) if wide else (matrix, series)
         return torch.baddbmm(matrix, left, right, beta=c0)
 
@@ -90,20 +91,36 @@ PUBLISHED_POLYNOMIALS: dict[int, Polynomial] = {
 # The cutoff b of the target PL_b to which each published polynomial was fitted (Section 3.4).
 PUBLISHED_CUTOFFS: dict[int, float] = {3: 0.8, 5: 0.6, 7: 0.4, 9: 0.3}
 
+# Beyond, the cancelling terms of the fit cost float32 more than 1e-4 of the largest singular value.
+MAXIMUM_DEGREE = 17
+
 
 def as_polynomial(degree: "int | Polynomial") -> Polynomial:
-    """Return what a degree stands for, its published polynomial; a :class:`Polynomial` is returned as it is.
+    """Return what a degree stands for; a :class:`Polynomial` is returned as it is.
+
+    Up to 9 that is the published polynomial, from 11 to 17 the fit to PL_b with b = :func:`fitted_cutoff`.
 
     Raises:
-        ValueError: for a degree that was not published.
+        ValueError: for an even degree, or one out of range.
     """
     if isinstance(degree, Polynomial):
         return degree
-    if isinstance(degree, bool) or degree not in PUBLISHED_POLYNOMIALS:
-        raise ValueError(
-            f"argument `degree` must be one of {tuple(PUBLISHED_POLYNOMIALS)} or a Polynomial, got {degree!r}"
-        )
-    return PUBLISHED_POLYNOMIALS[degree]
+    if not isinstance(degree, int) or isinstance(degree, bool) or degree % 2 == 0 or not 0 < degree <= MAXIMUM_DEGREE:
+        raise ValueError(f"argument `degree` must be odd, from 1 to {MAXIMUM_DEGREE}, or a Polynomial, got {degree!r}")
+    return PUBLISHED_POLYNOMIALS[degree] if degree in PUBLISHED_POLYNOMIALS else _fitted(degree)
+
+
+def fitted_cutoff(degree: int) -> float:
+    """Return the cutoff b for a degree past 9: 2.6 / degree, rounded down to hundredths (0.15 at degree 17).
+
+    By this rule g overshoots on [0, 1.1] as that of degree 9 does: its largest value is 1.022.
+    """
+    return 260 // degree / 100
+
+
+@functools.cache
+def _fitted(degree: int) -> Polynomial:
+    return fit_polynomial(fitted_cutoff(degree), degree)
 
 
 def piecewise_linear(cutoff: float) -> Callable[[Tensor], Tensor]:
@@ -120,6 +137,7 @@ def fit_polynomial(
     weight_exponent: float = 4.0,
     fix_one: bool = True,
     points: int = 4001,
+    minimum_slope: Optional[float] = None,
 ) -> Polynomial:
     r"""Fit a preconditioning polynomial by weighted least squares.
 
@@ -136,12 +154,15 @@ def fit_polynomial(
         weight_exponent: :math:`\alpha \ge 0` of the weight.
         fix_one: whether g(1) = 1 is imposed.
         points: number of grid points, more than the number of coefficients.
+        minimum_slope: less than 1; g'(x) is at least this at all grid points. Where g falls, gradients through it
+            change their sign. None: no bound; the published polynomials go down to -0.43.
 
     Returns:
         The fitted polynomial.
 
     Raises:
-        ValueError: for an even or non-positive degree, an empty interval, a negative exponent or too few points.
+        ValueError: for an even or non-positive degree, an empty interval, a negative exponent, too few points or too
+            large a slope.
     """
     if degree < 1 or degree % 2 == 0:
         raise ValueError(f"argument `degree` must be odd and positive, got {degree}")
@@ -153,18 +174,46 @@ def fit_polynomial(
     terms = (degree + 1) // 2
     if points <= terms:
         raise ValueError(f"argument `points` must be more than {terms} for degree {degree}, got {points}")
+    if minimum_slope is not None and not minimum_slope < 1:
+        raise ValueError(f"argument `minimum_slope` must be less than 1, the slope of g(x) = x, got {minimum_slope}")
     f = target if callable(target) else piecewise_linear(target)
 
     x = torch.linspace(lower, upper, points, dtype=torch.float64)
-    root_weight = x ** (weight_exponent / 2)
-    basis = torch.stack([x ** (2 * t + 1) for t in range(terms)], dim=1)  # [points, terms]
-    residual = f(x)
+    powers = torch.arange(1, degree + 1, 2)
+    basis, residual = x[:, None] ** powers, f(x)  # [points, terms], [points]
+    slopes = powers * x[:, None] ** (powers - 1)
+    known = torch.zeros(points, dtype=torch.float64)  # the slope of what is left out of the unknowns
     if fix_one:
         # Eliminate c0 = 1 - c1 - ... - ck, so that the constraint holds exactly.
         basis, residual = basis[:, 1:] - basis[:, :1], residual - x
+        slopes, known = slopes[:, 1:] - slopes[:, :1], slopes[:, 0]
+    root_weight = x ** (weight_exponent / 2)
+    matrix, right = root_weight[:, None] * basis, root_weight * residual
     # A single free-standing term under the constraint leaves nothing to fit: g(x) = x.
-    solution = torch.linalg.lstsq(root_weight[:, None] * basis, (root_weight * residual)[:, None]).solution[:, 0]
+    solution = torch.linalg.lstsq(matrix, right[:, None]).solution[:, 0]
+    if minimum_slope is not None and (slopes @ solution + known).min() < minimum_slope:
+        solution = _bounded_least_squares(matrix, right, slopes, minimum_slope - known)
     coefficients = solution.tolist()
     if fix_one:
         coefficients.insert(0, 1.0 - sum(coefficients))
     return Polynomial(tuple(coefficients))
+
+
+def _bounded_least_squares(matrix: Tensor, right: Tensor, bounded: Tensor, bounds: Tensor) -> Tensor:
+    r"""Return the x of least :math:`\|M x - r\|` with :math:`B x \ge h`, in float64.
+
+    With M = Q R it is the shortest z = R x - Q^T r, whose bounds are G z >= d: a problem of non-negative least squares
+    (Lawson and Hanson, 1974, Chapter 23).
+    """
+    from scipy.optimize import nnls  # takes half a second to import, which only this needs
+
+    q, r = torch.linalg.qr(matrix)
+    start = torch.linalg.solve_triangular(r, (q.T @ right)[:, None], upper=True)[:, 0]
+    g = torch.linalg.solve_triangular(r, bounded, upper=True, left=False)
+    d = bounds - bounded @ start
+    system = torch.cat([g.T, d[None]])
+    target = torch.zeros(len(system), dtype=torch.float64)
+    target[-1] = 1.0
+    residual = system @ torch.from_numpy(nnls(system.numpy(), target.numpy())[0]) - target
+    z = -residual[:-1] / residual[-1]
+    return start + torch.linalg.solve_triangular(r, z[:, None], upper=True)[:, 0]

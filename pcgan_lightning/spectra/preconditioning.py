@@ -47,8 +47,8 @@ def precondition(
 
     Args:
         module: the network, or one layer.
-        degree: 1, 3, 5, 7 or 9 for a published polynomial (1: plain spectral normalisation), or a
-            :class:`Polynomial`.
+        degree: 1, 3, 5, 7 or 9 for a published polynomial (1: plain spectral normalisation), 11 to 17 for a fitted
+            one, or a :class:`Polynomial`.
         layers: which layers get the polynomial: ``"convolutions"`` (as the authors did), ``"all"``, a collection of
             layer names, or a function of (name, layer).
         normalize_rest: whether the other layers get spectral normalisation (degree 1) or are left as they are.

@@ -57,7 +57,7 @@ def nsgda_pieces(stem):
     """DATASET_FAMILY_RULE."""
     dataset, family, rule = re.fullmatch("(cifar10|stl10)_(wgan_gp|dcgan)_(.*)", stem).groups()
     own = {"ada_nsgda": f"{family}_ada_nsgda", "ada_dir": f"{family}_ada_dir"}
-    own["adam"] = "wgan_gp_adam" if family == "wgan_gp" else "adam_cnn"
+    own["adam"] = "wgan_gp_adam" if family == "wgan_gp" else "adam_0.5"
     optimizers = dict.fromkeys(("generator_optimizer", "discriminator_optimizer"), piece(own.get(rule, rule)))
     return {"model": {"class_path": "GAN", "init_args": optimizers}, "config": piece(f"{dataset}_{family}")}
 
@@ -115,6 +115,7 @@ def test_config_parses(config, resolve):
     if method == "apc":
         assert preconditioning["class_path"].endswith("AdaptivePreconditioning")
         assert preconditioning["init_args"]["thresholds"] == [5.0, 10.0, 20.0, 30.0]
+        assert preconditioning["init_args"]["every_n_steps"] == 1000
     else:
         assert preconditioning["class_path"].endswith("FixedPreconditioning")
         assert preconditioning["init_args"]["degree"] == {"sn": 1, "fpc3": 3, "fpc7": 7}[method]
@@ -123,10 +124,29 @@ def test_config_parses(config, resolve):
     family = "ResNet" if architecture == "resnet" else "CNN"
     assert model["discriminator"]["class_path"].endswith(f"{family}Discriminator")
     assert model["loss"]["class_path"].endswith("HingeLoss" if family == "ResNet" else "NonSaturatingLoss")
-    betas = [0.0, 0.9] if family == "ResNet" else [0.5, 0.999]
-    assert model["discriminator_optimizer"]["init_args"]["betas"] == betas
+    betas = [0.0, 0.9] if "_resnet_5-1_" in config.stem else [0.5, 0.999]
+    # LSUN: constant up to iteration 50,000 of 200,000.
+    start = {"cifar10": 0.5, "stl10": 0.75, "lsun": 0.25}[dataset]
+    for player in ("generator", "discriminator"):
+        assert model[f"{player}_optimizer"]["init_args"]["betas"] == betas
+        assert model[f"{player}_scheduler"]["init_args"]["start"] == start
+    if dataset == "lsun":
+        assert model["generator"]["init_args"]["initialization"] == "xavier_normal"
+        assert model["generator"]["init_args"]["linear_batch_norm"]
     size = {"cifar10": 32, "stl10": 48, "lsun": 0}[dataset] or int(config.stem.split("_")[-2])
     assert {resolved["data"]["init_args"]["image_size"], model["generator"]["init_args"]["image_size"]} == {size}
+
+
+@pytest.mark.parametrize(("name", "betas"), [("betas_0", [0.0, 0.9]), ("betas_0.5", [0.5, 0.999])])
+def test_betas_are_one_line(fit_parser, name, betas):
+    """A second configuration on the command's line."""
+    experiment = FOLDER / "pcgan" / f"cifar10_resnet_{'5-1' if betas[0] else '1-1'}_sn.yaml"
+    chosen = FOLDER / "shared" / f"{name}.yaml"
+    parsed = fit_parser.parse_args(["--config", str(experiment), "--config", str(chosen)])
+    model = yaml.safe_load(fit_parser.dump(parsed, skip_none=False))["model"]["init_args"]
+    for player in ("generator", "discriminator"):
+        assert model[f"{player}_optimizer"]["init_args"]["betas"] == betas
+        assert model[f"{player}_scheduler"]["class_path"].endswith("LinearDecay")  # what it does not name stays
 
 
 @pytest.mark.parametrize("config", covering(NSGDA), ids=lambda p: p.stem)

@@ -120,6 +120,28 @@ def test_orthogonal_and_normal_weights(family):
     assert abs(weights.mean().item()) < 5 * 0.02 / math.sqrt(weights.numel())
 
 
+def test_xavier_normal_weights():
+    for name, layer in layers(ResNetGenerator(width=16, initialization="xavier_normal")).items():
+        count, kernel = layer.weight.numel(), layer.weight[0, 0].numel() if layer.weight.ndim == 4 else 1
+        gain = math.sqrt(2) if name.endswith(("conv1", "conv2")) else 1.0
+        expected = gain * math.sqrt(2 / (kernel * (layer.weight.shape[0] + layer.weight.shape[1])))
+        # 5 standard errors of a standard deviation.
+        assert layer.weight.std().item() == pytest.approx(expected, rel=5 / math.sqrt(2 * count)), name
+
+
+def test_batch_norm_after_the_linear_layer():
+    """Each entry of the coarsest feature map has mean 0 and variance 1 over the batch, before the ReLU if any."""
+    network = CNNGenerator(8, width=1, latent_dim=3, linear_batch_norm=True).double()
+    found = []
+    network.convolutions.register_forward_pre_hook(lambda _, args: found.append(args[0]))
+    network(inputs(network, batch=50, dtype=torch.float64))
+    features = found[0].flatten(1)
+    torch.testing.assert_close(features.mean(0), torch.zeros(16).double(), rtol=0, atol=1e-12)
+    # The variance of weights with standard deviation 0.02 is of the order of 1e-3, beside epsilon = 1e-5.
+    torch.testing.assert_close(features.var(0, correction=0), torch.ones(16).double(), rtol=0, atol=0.2)
+    assert network.linear.bias is None
+
+
 @NETWORKS
 def test_default_initialization_and_zero_biases(make):
     torch.manual_seed(0)
@@ -158,7 +180,7 @@ def test_compiles_into_one_graph(make):
 
 
 IMAGE_SIZE = r"must be one of (8, )?32, 48, 64, 128, 256, got 40"
-CHOICES = r"must be one of xavier_uniform, orthogonal, normal(, torch)?, got 'xavier'"
+CHOICES = r"must be one of xavier_uniform, xavier_normal, orthogonal, normal(, torch)?, got 'xavier'"
 
 
 @pytest.mark.parametrize(

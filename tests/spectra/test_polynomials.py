@@ -12,6 +12,8 @@ from pcgan_lightning.spectra import (
     Polynomial,
     as_polynomial,
     fit_polynomial,
+    fitted_cutoff,
+    modified_condition_number,
     piecewise_linear,
 )
 
@@ -110,12 +112,102 @@ def test_of_matrix_changes_the_singular_values_alone(rows, cols, degree, dtype):
     np.testing.assert_allclose(result.numpy(), np.stack(expected), rtol=0, atol=TOLERANCE[dtype])
 
 
+def small_products(polynomial, rows=3, cols=20):
+    """The products of 3 x 3 matrices, which cost 2 * 3^3; the Gram matrix and the last one cost 2 * 3 * 3 * 20 each."""
+    with FlopCounterMode(display=False) as counter:
+        polynomial.of_matrix(torch.rand(1, rows, cols))
+    return (counter.get_total_flops() - 2 * (2 * 3 * 3 * 20)) / (2 * 3**3)
+
+
 @pytest.mark.parametrize(("rows", "cols", "degree"), [(3, 20, 3), (20, 3, 3), (3, 20, 9), (20, 3, 7)])
 def test_of_matrix_works_on_the_smaller_side(rows, cols, degree):
-    with FlopCounterMode(display=False) as counter:
-        as_polynomial(degree).of_matrix(torch.rand(1, rows, cols))
-    # The Gram matrix and the last product cost 2 * 3 * 3 * 20 each, the (degree - 3) / 2 between 2 * 3^3.
-    assert counter.get_total_flops() == 2 * (2 * 3 * 3 * 20) + (degree - 3) // 2 * (2 * 3**3)
+    assert small_products(as_polynomial(degree), rows, cols) == (degree - 3) // 2
+
+
+# --- Past degree 9
+
+# p of degree 5, 6, 7, 8 in the Gram matrix; 9 and 10 by blocks of three and of two.
+PRODUCTS = {11: 3, 13: 3, 15: 4, 17: 3, 19: 4, 21: 5}
+
+
+@pytest.mark.parametrize("degree", PRODUCTS)
+def test_fewest_products(degree):
+    polynomial = as_polynomial(degree) if degree <= 17 else fit_polynomial(0.13, degree)
+    assert small_products(polynomial) == PRODUCTS[degree]
+
+
+# Degree 17 again with a highest coefficient below 0, with 0 in its place, and where no real scheme exists.
+PAST_9 = {
+    **{str(degree): as_polynomial(degree).coefficients for degree in (11, 13, 15, 17)},
+    "negative": tuple(-c for c in as_polynomial(17).coefficients),
+    "highest 0": (0.5, 0.25, -0.5, 1.0, 0.0, 0.25, -0.5, 0.5, 0.0),
+    "only even blocks": (1.0, 0.5, 0.25, 0.0, -0.5, 0.0, 0.25, 0.0, -0.25),
+    "no real scheme": (1.0, 0.0, 0.0, 0.0, 5.0, 0.0, 1.0, 2.0, 1.0),
+    "19": fit_polynomial(0.13, 19).coefficients,
+}
+
+
+@pytest.mark.parametrize("rows", [6, 9])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("coefficients", PAST_9.values(), ids=PAST_9)
+def test_of_matrix_past_degree_9(coefficients, dtype, rows):
+    values = np.linspace(1.1, 0, 6)
+    u, v, matrix = singular_value_decomposition(rows, 15 - rows, values)
+    result = Polynomial(coefficients).of_matrix(torch.tensor(matrix[None], dtype=dtype))[0]
+    # The terms reach 1e4 at degree 17 and 2e5 at 19, and cancel: that many roundings of float32, fewer by the schemes.
+    tolerance = {torch.float32: 1e-4 if len(coefficients) < 10 else 1e-2, torch.float64: 1e-11}[dtype]
+    np.testing.assert_allclose(result.numpy(), u * g(coefficients, values) @ v.T, rtol=0, atol=tolerance)
+
+
+def test_a_scheme_without_real_coefficients_takes_another_product():
+    assert small_products(Polynomial(PAST_9["no real scheme"])) == 4
+
+
+@pytest.mark.parametrize("degree", [11, 13, 15, 17])
+def test_degrees_past_9_are_fits_that_overshoot_like_degree_9(degree):
+    polynomial = as_polynomial(degree)
+    assert polynomial.degree == degree
+    x = torch.linspace(0, 1.1, 110_001, dtype=torch.float64)
+    assert polynomial(x).max().item() == pytest.approx(1.022, abs=5e-4)
+    # The rule's b is the smallest in hundredths: one less would overshoot more.
+    assert fit_polynomial(fitted_cutoff(degree) - 0.01, degree)(x).max().item() > 1.0225
+
+
+# facts: s_min of a log-spaced spectrum -> modified condition numbers after degrees 7, 9, 17.
+@pytest.mark.parametrize(
+    ("smallest", "expected"),
+    [(0.005, (53.6, 43.1, 25.3)), (0.01, (27.8, 22.4, 13.1)), (0.03, (9.8, 7.9, 4.7)), (0.1, (3.2, 2.6, 1.6))],
+)
+def test_conditions_of_log_spaced_spectra(smallest, expected):
+    values = torch.from_numpy(np.geomspace(smallest, 1, 200))
+    for degree, condition in zip((7, 9, 17), expected, strict=True):
+        found = modified_condition_number(as_polynomial(degree)(values)).item()
+        assert found == pytest.approx(condition, rel=0.01, abs=0.05)  # known to one decimal
+
+
+@pytest.mark.parametrize(
+    ("cutoff", "degree", "slope"), [(0.3, 9, 0.0), (0.15, 17, 0.0), (0.15, 17, 0.99), (0.4, 7, -0.1)]
+)
+def test_minimum_slope(cutoff, degree, slope):
+    free, bounded = fit_polynomial(cutoff, degree), fit_polynomial(cutoff, degree, minimum_slope=slope)
+    x = np.linspace(0, 1.1, 4001)
+    slopes = sum((2 * t + 1) * c * x ** (2 * t) for t, c in enumerate(bounded.coefficients))
+    assert slopes.min() == pytest.approx(slope, abs=1e-8)  # the bound is met, and not by more than it must
+    assert math.fsum(bounded.coefficients) == pytest.approx(1, abs=1e-9)
+
+    # The best: no step within the bounds, towards the free fit or a random polynomial of the same kind, comes closer.
+    def error(coefficients):
+        return (x**4 * (g(coefficients, x) - np.minimum(x / cutoff, 1)) ** 2).sum()
+
+    own = np.array(bounded.coefficients)
+    assert error(free.coefficients) < error(own)
+    identity = np.eye(len(own))[0]
+    for other in (identity, np.array(fit_polynomial(0.9, degree, minimum_slope=max(slope, 0.5)).coefficients)):
+        assert error(0.999 * own + 0.001 * other) > error(own)
+
+
+def test_a_slope_that_is_there_anyway_changes_nothing():
+    assert fit_polynomial(0.3, 9, minimum_slope=-0.5) == fit_polynomial(0.3, 9)
 
 
 # --- The fit
@@ -178,7 +270,7 @@ def test_piecewise_linear():
 @pytest.mark.parametrize(
     ("function", "values", "message"),
     [
-        (as_polynomial, (0, 2, 11, True, 3.5, "3", None), r"`degree` must be one of \(1, 3, 5, 7, 9\) or a Polynomial"),
+        (as_polynomial, (0, 2, -3, 19, True, 3.5, "3", None), "`degree` must be odd, from 1 to 17, or a Polynomial"),
         (Polynomial, ((), (math.nan,), (1.0, math.inf), (-math.inf, 1.0)), "`coefficients` must be one or more finite"),
         (lambda degree: fit_polynomial(0.8, degree), (0, 4, -3), "`degree` must be odd and positive"),
         (lambda b: fit_polynomial(b, 3), (0.0, 1.5, math.nan), r"`cutoff` must be in \(0, 1\]"),
@@ -188,6 +280,11 @@ def test_piecewise_linear():
             "`interval` must satisfy 0 <= lower < upper",
         ),
         (lambda exponent: fit_polynomial(0.8, 3, weight_exponent=exponent), (-1.0,), "`weight_exponent` must be at"),
+        (
+            lambda slope: fit_polynomial(0.8, 3, minimum_slope=slope),
+            (1.0, math.nan),
+            "`minimum_slope` must be less than",
+        ),
         (lambda count: fit_polynomial(0.8, 3, points=count), (2,), "`points` must be more than 2 for degree 3"),
     ],
 )

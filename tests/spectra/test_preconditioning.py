@@ -127,7 +127,7 @@ def test_a_refused_layer_leaves_the_whole_network_as_it_was(build, message):
 @pytest.mark.parametrize(
     ("module", "arguments", "message"),
     [
-        (discriminator(), {"degree": 2}, r"`degree` must be one of \(1, 3, 5, 7, 9\) or a Polynomial, got 2"),
+        (discriminator(), {"degree": 2}, r"`degree` must be odd, from 1 to 17, or a Polynomial, got 2"),
         (discriminator(), {"layers": ["0", "8", "1"]}, r"`layers` must name .*, got \['1', '8'\]; it has \['0'"),
         (discriminator(), {"layers": "0"}, "`layers` must be 'convolutions', 'all', a collection .*, got '0'"),
         (nn.Sequential(nn.ReLU()), {}, "`module` must hold a Linear, Conv or ConvTranspose layer, got Sequential"),
