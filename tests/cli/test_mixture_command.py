@@ -1,7 +1,6 @@
 """The mixture of Gaussians through the command."""
 
 import csv
-import shutil
 
 import pytest
 from helpers import ROOT
@@ -83,13 +82,6 @@ def test_run_leaves_pictures_and_modes(finished):
     assert [int(float(row["step"])) for row in rows] == [4]
 
 
-def test_run_is_continued(finished, monkeypatch, tmp_path):
-    folder = shutil.copytree(finished, tmp_path / "run")
-    more = ("--trainer.max_steps=6", "--ckpt_path=last", "--run_dir", folder)
-    assert pcgan(monkeypatch, "fit", "--config", CONFIG, *TINY, *more) == 0
-    assert (folder / "samples" / "iteration_0000006.png").is_file()
-
-
 def test_generate_draws_points(finished, monkeypatch, tmp_path, capsys):
     checkpoint = finished / "checkpoints" / "last.ckpt"
     picture = tmp_path / "points.png"
@@ -98,9 +90,3 @@ def test_generate_draws_points(finished, monkeypatch, tmp_path, capsys):
     assert pcgan(monkeypatch, "generate", checkpoint, "--output", tmp_path / "points") == 1
     assert "argument `grid` must be true for a generator of points" in capsys.readouterr().err
     assert not (tmp_path / "points").exists()
-
-
-def test_report_reads_the_run(finished, monkeypatch, tmp_path):
-    page = tmp_path / "report.html"
-    assert pcgan(monkeypatch, "report", finished, "--output", page) == 0
-    assert "mixture" in page.read_text().lower()
