@@ -2,9 +2,7 @@
 
 import copy
 import math
-import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import lightning.pytorch
 import pytest
@@ -26,7 +24,6 @@ from pcgan_lightning.callbacks import (
     RunCheckpoint,
 )
 from pcgan_lightning.callbacks.running.ledger import extremes
-from pcgan_lightning.callbacks.running.restore import latest_checkpoint
 from pcgan_lightning.optim import Grafted
 
 
@@ -250,21 +247,6 @@ def test_restores_the_checkpoint_it_started_from(tmp_path):
     guard = NonFiniteGuard("restore", every_n_steps=1)
     fit(tmp_path / "resumed", gan(), [Injection("loss", (9,)), guard], ckpt_path=path, max_steps=10)
     assert guard.restored == 2
-
-
-def test_the_latest_checkpoint_is_that_of_the_highest_iteration(tmp_path):
-    """Whatever the times of the files are, and what else is damaged."""
-    for name, iteration, time in (("a", 8, 1e9), ("b", 4, 2e9), ("c", 12, 3e9)):
-        torch.save({"state_dict": {}, "global_step": iteration}, tmp_path / name)
-        os.utime(tmp_path / name, (time, time))
-    (tmp_path / "c").write_bytes((tmp_path / "c").read_bytes()[:-100])
-    a, b, c = (str(tmp_path / name) for name in "abc")
-    saving = SimpleNamespace(best_model_path=a, last_model_path=c, _last_checkpoint_saved="")
-    strategy = SimpleNamespace(broadcast=lambda path: path)
-    trainer = SimpleNamespace(ckpt_path=b, callbacks=[saving], strategy=strategy, is_global_zero=True)
-    assert latest_checkpoint(trainer) == Path(a)
-    trainer.ckpt_path, saving.best_model_path = None, ""
-    assert latest_checkpoint(trainer) is None  # and a warning says why
 
 
 def test_a_clean_run_is_the_same_with_and_without(tmp_path):
