@@ -22,8 +22,8 @@ from torch.nn.functional import logsigmoid
 
 from pcgan_lightning.arguments import require_at_least, require_positive
 
-# Of conjugate gradients, relative: each of Newton's iterations then leaves about its square of the gap, with a third of
-# the products that exact directions take.
+# Of conjugate gradients, relative, while the relative gap is larger; then the gap is: no product too many far from the
+# optimum, and fast convergence near it.
 ACCURACY = 0.1
 
 Total = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
@@ -178,15 +178,16 @@ class InnerProblem:
             primal = self.primal(point.step, margins)
             if primal - point.value <= tolerance * primal.abs():
                 return Solution(point, primal)
-            higher = self._climb(point, margins, products)
+            accuracy = ((primal - point.value) / primal.abs()).clamp(torch.finfo(primal.dtype).eps, ACCURACY)
+            higher = self._climb(point, margins, products, accuracy)
             if higher is None:  # but for rounding
                 return Solution(point, primal)
             point = higher
         return Solution(point, self.primal(point.step))
 
-    def _climb(self, point: DualPoint, margins: Tensor, products: int) -> Optional[DualPoint]:
+    def _climb(self, point: DualPoint, margins: Tensor, products: int, accuracy: Tensor) -> Optional[DualPoint]:
         """Return a higher point along Newton's direction, None where rounding hides it."""
-        direction, slope = self._direction(point, margins, products)
+        direction, slope = self._direction(point, margins, products, accuracy)
         rounding = 4 * torch.finfo(point.value.dtype).eps * point.value.abs()
         for halvings in range(30):
             length = 0.5**halvings
@@ -195,7 +196,7 @@ class InnerProblem:
                 return found
         return None
 
-    def _direction(self, point: DualPoint, margins: Tensor, products: int) -> tuple[Tensor, Tensor]:
+    def _direction(self, point: DualPoint, margins: Tensor, products: int, accuracy: Tensor) -> tuple[Tensor, Tensor]:
         r"""Return Newton's direction in the logits and the dual's slope along it, which is positive.
 
         The dual's gradient by :math:`\lambda` is :math:`\rho = -\alpha - m` with the margins m, its Hessian
@@ -217,7 +218,7 @@ class InnerProblem:
         solution, search, image = torch.zeros_like(right), right, torch.zeros_like(margins)
         square = first = right @ right
         for _ in range(products):
-            if square <= ACCURACY**2 * first:
+            if square <= accuracy**2 * first:
                 break
             pushed = self.rows.jvp(search)
             (pulled,) = self.total((self.rows.vjp(curvature * pushed),))
