@@ -22,8 +22,9 @@ from torch.nn.functional import logsigmoid
 
 from pcgan_lightning.arguments import require_at_least, require_positive
 
-# Of conjugate gradients, relative, while the relative gap is larger; then the gap is: no product too many far from the
-# optimum, and fast convergence near it.
+# Conjugate gradients end when as many more steps as there were, each like the last, would change the dual's slope along
+# the direction by so much of it (after Nash and Sofer, 1990), or by the relative gap of it where that is less: half the
+# products of exact directions, and as robust.
 ACCURACY = 0.1
 
 Total = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
@@ -158,7 +159,7 @@ class InnerProblem:
         return dual @ self.offsets + self.rows.vjp(dual, create_graph=True) @ point.step
 
     def solve(
-        self, logits: Optional[Tensor] = None, iterations: int = 100, products: int = 1000, tolerance: float = 1e-12
+        self, logits: Optional[Tensor] = None, iterations: int = 100, products: int = 1000, tolerance: float = 1e-14
     ) -> Solution:
         r"""Climb the dual by Newton's method, its linear systems solved by conjugate gradients; it never falls.
 
@@ -178,8 +179,8 @@ class InnerProblem:
             primal = self.primal(point.step, margins)
             if primal - point.value <= tolerance * primal.abs():
                 return Solution(point, primal)
-            accuracy = ((primal - point.value) / primal.abs()).clamp(torch.finfo(primal.dtype).eps, ACCURACY)
-            higher = self._climb(point, margins, products, accuracy)
+            gap = ((primal - point.value) / primal.abs()).clamp(torch.finfo(primal.dtype).eps, ACCURACY)
+            higher = self._climb(point, margins, products, gap)
             if higher is None:  # but for rounding
                 return Solution(point, primal)
             point = higher
@@ -214,18 +215,22 @@ class InnerProblem:
             return vector if along is None else vector - (along @ vector) * along
 
         pulled, slope = self.total((self.rows.vjp(curvature * residual), (curvature * residual.square()).sum()))
-        right = remaining = project(pulled)
-        solution, search, image = torch.zeros_like(right), right, torch.zeros_like(margins)
-        square = first = right @ right
-        for _ in range(products):
-            if square <= accuracy**2 * first:
+        search = remaining = project(pulled)
+        image = torch.zeros_like(margins)
+        square = remaining @ remaining
+        for number in range(1, products + 1):
+            if square == 0:
                 break
             pushed = self.rows.jvp(search)
             (pulled,) = self.total((self.rows.vjp(curvature * pushed),))
             product = shift * search + project(pulled)
             length = square / (search @ product)
-            solution, image = solution + length * search, image + length * pushed
+            image = image + length * pushed
+            fall = length * square
+            slope = slope - fall
+            if number * fall <= accuracy * slope:
+                break
             remaining = remaining - length * product
             former, square = square, remaining @ remaining
             search = remaining + square / former * search
-        return residual - image, slope - right @ solution
+        return residual - image, slope
