@@ -111,8 +111,8 @@ plt.show()
 
 # %% [markdown]
 # SGDA's generator is flung out of the plane's middle by a w that lags behind, comes back on one side, and swings. The
-# dual's stays about the data from the start. That is all: its samples are a broad cloud over all modes, a quarter of them
-# of high quality, and two hundred steps do not sharpen it. Nor is the curve of min f monotone: each step climbs that of
+# dual's stays about the data from the start. That is all: its samples are a broad cloud over all modes, a quarter
+# of them of high quality, and two hundred steps do not sharpen it. Nor is min f monotone: each step climbs that of
 # its own fresh samples, by Adam. A step of the dual costs several products with the features more.
 
 # %%
