@@ -66,7 +66,7 @@ class Gaussians:
         torch.manual_seed(seed)
         self.centers, self.fixed = ring_of_modes(modes), fixed
         self.generator = MLPGenerator(width=64, latent_dim=16, hidden_layers=2)
-        self.discriminator = LinearDiscriminator(RandomFourierFeatures(count=256, bandwidth=0.5, seed=seed))
+        self.phi, self.weight = RandomFourierFeatures(count=256, bandwidth=0.5, seed=seed), torch.zeros(256)
         self.optimizer = torch.optim.Adam(self.generator.parameters(), 3e-3, (0.5, 0.999))
         self.source = torch.Generator().manual_seed(seed)
         self.reference, self.test = self.draw(256), torch.randn(2500, 16, generator=self.source)
@@ -81,27 +81,26 @@ class Gaussians:
     def iterate(self, rate: Optional[float]) -> None:
         """Play one iteration: of the linear dual, or of SGDA with a learning rate in w."""
         real, latents = self.batch if self.fixed else self.draw(BATCH)
-        weight, theta = self.discriminator.weight, list(self.generator.parameters())
-        features = self.discriminator.features(real), self.discriminator.features(self.generator(latents))
+        theta, features = list(self.generator.parameters()), (self.phi(real), self.phi(self.generator(latents)))
         if rate is None:
             problem = linear_problem(*features, DECAY)
             # Begin where the present w would be optimal.
-            found = problem.solve(-problem.rows.jvp(weight.detach()), 10, tolerance=1e-4)
-            loss, target = problem.saddle(found.point), found.point.step
+            found = problem.solve(-problem.rows.jvp(self.weight), 10, tolerance=1e-4)
+            loss, self.weight = problem.saddle(found.point), found.point.step
         else:
+            weight = self.weight.clone().requires_grad_()
             losses = softplus(-features[0] @ weight).mean() / 2 + softplus(features[1] @ weight).mean() / 2
             (slope,) = torch.autograd.grad(losses, weight, retain_graph=True)
-            loss, target = -losses, weight.detach() - rate * (slope + DECAY * weight.detach())
+            loss, self.weight = -losses, self.weight - rate * (slope + DECAY * self.weight)
         for parameter, gradient in zip(theta, torch.autograd.grad(loss, theta), strict=True):
             parameter.grad = gradient
         self.optimizer.step()
-        weight.data.copy_(target)
 
     @torch.no_grad()
     def features(self) -> tuple[Tensor, Tensor]:
         """Return features of real and generated samples that stay the same, float64."""
         real, latents = self.batch if self.fixed else self.reference
-        return self.discriminator.features(real).double(), self.discriminator.features(self.generator(latents)).double()
+        return self.phi(real).double(), self.phi(self.generator(latents)).double()
 
     def objective(self) -> float:
         """Return the least f over w on samples that stay the same, exactly."""

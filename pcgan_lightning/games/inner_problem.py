@@ -22,8 +22,9 @@ from torch.nn.functional import logsigmoid
 
 from pcgan_lightning.arguments import require_at_least, require_positive
 
-# Of conjugate gradients, relative: each of Newton's iterations then leaves about its square of the gap, with a third of
-# the products that exact directions take.
+# Conjugate gradients end when as many more steps as there were, each like the last, would change the dual's slope along
+# the direction by so much of it (after Nash and Sofer, 1990), or by the relative gap of it where that is less: half the
+# products of exact directions, and as robust.
 ACCURACY = 0.1
 
 Total = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
@@ -158,7 +159,7 @@ class InnerProblem:
         return dual @ self.offsets + self.rows.vjp(dual, create_graph=True) @ point.step
 
     def solve(
-        self, logits: Optional[Tensor] = None, iterations: int = 100, products: int = 1000, tolerance: float = 1e-12
+        self, logits: Optional[Tensor] = None, iterations: int = 100, products: int = 1000, tolerance: float = 1e-14
     ) -> Solution:
         r"""Climb the dual by Newton's method, its linear systems solved by conjugate gradients; it never falls.
 
@@ -178,15 +179,16 @@ class InnerProblem:
             primal = self.primal(point.step, margins)
             if primal - point.value <= tolerance * primal.abs():
                 return Solution(point, primal)
-            higher = self._climb(point, margins, products)
+            gap = ((primal - point.value) / primal.abs()).clamp(torch.finfo(primal.dtype).eps, ACCURACY)
+            higher = self._climb(point, margins, products, gap)
             if higher is None:  # but for rounding
                 return Solution(point, primal)
             point = higher
         return Solution(point, self.primal(point.step))
 
-    def _climb(self, point: DualPoint, margins: Tensor, products: int) -> Optional[DualPoint]:
+    def _climb(self, point: DualPoint, margins: Tensor, products: int, accuracy: Tensor) -> Optional[DualPoint]:
         """Return a higher point along Newton's direction, None where rounding hides it."""
-        direction, slope = self._direction(point, margins, products)
+        direction, slope = self._direction(point, margins, products, accuracy)
         rounding = 4 * torch.finfo(point.value.dtype).eps * point.value.abs()
         for halvings in range(30):
             length = 0.5**halvings
@@ -195,7 +197,7 @@ class InnerProblem:
                 return found
         return None
 
-    def _direction(self, point: DualPoint, margins: Tensor, products: int) -> tuple[Tensor, Tensor]:
+    def _direction(self, point: DualPoint, margins: Tensor, products: int, accuracy: Tensor) -> tuple[Tensor, Tensor]:
         r"""Return Newton's direction in the logits and the dual's slope along it, which is positive.
 
         The dual's gradient by :math:`\lambda` is :math:`\rho = -\alpha - m` with the margins m, its Hessian
@@ -213,18 +215,22 @@ class InnerProblem:
             return vector if along is None else vector - (along @ vector) * along
 
         pulled, slope = self.total((self.rows.vjp(curvature * residual), (curvature * residual.square()).sum()))
-        right = remaining = project(pulled)
-        solution, search, image = torch.zeros_like(right), right, torch.zeros_like(margins)
-        square = first = right @ right
-        for _ in range(products):
-            if square <= ACCURACY**2 * first:
+        search = remaining = project(pulled)
+        image = torch.zeros_like(margins)
+        square = remaining @ remaining
+        for number in range(1, products + 1):
+            if square == 0:
                 break
             pushed = self.rows.jvp(search)
             (pulled,) = self.total((self.rows.vjp(curvature * pushed),))
             product = shift * search + project(pulled)
             length = square / (search @ product)
-            solution, image = solution + length * search, image + length * pushed
+            image = image + length * pushed
+            fall = length * square
+            slope = slope - fall
+            if number * fall <= accuracy * slope:
+                break
             remaining = remaining - length * product
             former, square = square, remaining @ remaining
             search = remaining + square / former * search
-        return residual - image, slope - right @ solution
+        return residual - image, slope

@@ -83,7 +83,7 @@ class PenultimateLayer(RecordsArguments, nn.Module):
 
 
 class LinearDiscriminator(RecordsArguments, nn.Module):
-    r"""Scores :math:`w^\top \phi(x)`, ``[N]``: only w is trained, from 0.
+    r"""Scores :math:`w^\top \phi(x)`, ``[N]``: only w is trained.
 
     Args:
         features: phi, images -> ``[N, D]``; frozen. None: the identity.
@@ -108,14 +108,15 @@ class LinearDiscriminator(RecordsArguments, nn.Module):
             raise ValueError(f"argument `features` must give [N, D], got {sizes[0]} of 2 images and {sizes[1]} of 3")
         if sizes[0][1] != sizes[1][1]:
             raise ValueError(f"argument `features` must give as many for all images, got {sizes[0][1]}, {sizes[1][1]}")
-        self.weight = nn.Parameter(torch.zeros(sizes[0][1]))
+        self.linear = nn.Linear(sizes[0][1], 1, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return raw scores ``[N]`` of ``[N, *image_shape]``."""
         require_shape("images", images, self.image_shape)
         features = self.features(images)
-        if features.shape != (len(images), len(self.weight)):
+        count = self.linear.in_features
+        if features.shape != (len(images), count):
             raise ValueError(
-                f"argument `features` must give {len(self.weight)} numbers for each image, got {tuple(features.shape)}"
+                f"argument `features` must give {count} numbers for each image, got {tuple(features.shape)}"
             )
-        return features @ self.weight
+        return self.linear(features).squeeze(1)
