@@ -5,22 +5,28 @@ import torch
 from helpers.convolution_layouts import dense
 
 from pcgan_lightning.callbacks import FixedPreconditioning, SpectrumLogger
+from pcgan_lightning.data import ImageDataModule
 from pcgan_lightning.modules import GAN
 from pcgan_lightning.networks import CNNDiscriminator, CNNGenerator
 from pcgan_lightning.spectra import preconditioners
 
-SHAPE = (1, 32, 32)
+SHAPE = (1, 8, 8)
+
+
+@pytest.fixture
+def data():
+    return ImageDataModule(image_size=8, batch_size=8, max_images=64, seed=0)
 
 
 def tiny_gan():
     torch.manual_seed(1)
-    networks = CNNGenerator(channels=1, latent_dim=4, width=2), CNNDiscriminator(channels=1, width=2)
+    networks = CNNGenerator(8, 1, latent_dim=4, width=2), CNNDiscriminator(8, 1, width=2)
     return GAN(*networks)
 
 
-def test_both_views_are_logged_and_drawn(tmp_path, fit):
+def test_both_views_are_logged_and_drawn(tmp_path, fit, data):
     gan, logger = tiny_gan(), SpectrumLogger(2, view="operator", input_shape=SHAPE)
-    trainer = fit(gan, [FixedPreconditioning(1, norm="operator", input_shape=SHAPE), logger], max_steps=2)
+    trainer = fit(gan, [FixedPreconditioning(1, norm="operator", input_shape=SHAPE), logger], data, max_steps=2)
     first, *_ = convolutions = list(logger.series["operators"])
     assert set(convolutions) == set(preconditioners(gan.discriminator)) - {"linear"}
     entry = {key: values[-1] for key, values in logger.series["operators"][first].items()}
@@ -35,9 +41,9 @@ def test_both_views_are_logged_and_drawn(tmp_path, fit):
     assert [path.name for path in (tmp_path / "spectra").glob("operator*")] == ["operator_norms.png"]
 
 
-def test_a_checkpoint_opens_without_the_callback(tmp_path, fit):
+def test_a_checkpoint_opens_without_the_callback(tmp_path, fit, data):
     gan = tiny_gan()
-    trainer = fit(gan, [FixedPreconditioning(1, norm="operator", input_shape=SHAPE, hold_norm=True)], max_steps=2)
+    trainer = fit(gan, [FixedPreconditioning(1, norm="operator", input_shape=SHAPE, hold_norm=True)], data, max_steps=2)
     trainer.save_checkpoint(tmp_path / "run.ckpt")
     again = GAN.load_from_checkpoint(tmp_path / "run.ckpt")
     saved, loaded = gan.state_dict(), again.state_dict()
