@@ -3,18 +3,20 @@
 import bisect
 import warnings
 from collections.abc import Sequence
-from typing import Any, Union
+from typing import Any, Optional, Union
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
+from pcgan_lightning.arguments import require_one_of
 from pcgan_lightning.callbacks.loggers import log_scalars
 from pcgan_lightning.callbacks.targets import Target, check_interval, completed_iterations, resolve_target, target_name
 from pcgan_lightning.modules import check_optimizers, check_strategy
 from pcgan_lightning.spectra import (
     LayerChoice,
+    Norm,
     Polynomial,
     as_polynomial,
     chosen_layers,
@@ -82,9 +84,14 @@ class FixedPreconditioning(Preconditioning):
         target: see :class:`Preconditioning`, as for the other arguments.
         layers: which layers get the polynomial.
         normalize_rest: whether the other layers get spectral normalisation.
+        norm: what convolutions are divided by: ``"matrix"``, the norm of the reshaped weight, or ``"operator"``, that
+            of the convolution on images; see :func:`~pcgan_lightning.spectra.precondition`.
+        input_shape: for ``norm="operator"``, the shape of one input of the target, e.g. ``(3, 32, 32)``.
+        hold_norm: for ``norm="operator"``, whether the norm is a constant for the gradient.
 
     Raises:
-        ValueError: for an unknown degree; at setup, for a target that is missing or holds no weight matrix.
+        ValueError: for an unknown degree or norm, or ``norm="operator"`` without a shape; at setup, for a target that
+            is missing or holds no weight matrix.
 
     Example:
         ``Trainer(callbacks=[FixedPreconditioning(degree=3)]).fit(your_gan)``
@@ -96,14 +103,31 @@ class FixedPreconditioning(Preconditioning):
         target: Target = "discriminator",
         layers: LayerChoice = "convolutions",
         normalize_rest: bool = True,
+        norm: Norm = "matrix",
+        input_shape: Optional[Sequence[int]] = None,
+        hold_norm: bool = False,
     ) -> None:
         as_polynomial(degree)  # an unknown degree is refused here, before anything runs
+        require_one_of(("matrix", "operator"), norm=norm)
+        if norm == "operator" and input_shape is None:
+            raise ValueError("argument `input_shape` must be given for norm='operator', e.g. (3, 32, 32), got None")
         super().__init__(target, layers, normalize_rest)
         self.degree = degree
+        self.norm = norm
+        self.input_shape = input_shape
+        self.hold_norm = hold_norm
 
     def attach(self, network: nn.Module) -> None:
         """Put the PC-layers on; the configured degree wins over that of a loaded checkpoint."""
-        precondition(network, self.degree, self.layers, self.normalize_rest)
+        precondition(
+            network,
+            self.degree,
+            self.layers,
+            self.normalize_rest,
+            norm=self.norm,
+            input_shape=self.input_shape,
+            hold_norm=self.hold_norm,
+        )
 
 
 class AdaptivePreconditioning(Preconditioning):

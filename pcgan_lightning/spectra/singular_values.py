@@ -58,7 +58,7 @@ def singular_values(
         after_polynomial: for layers with a PC-layer, whether of the effective weight g(SN(W)) or of SN(W) before the
             polynomial. Other layers are measured as their forward uses them.
         view: of a convolution, ``"matrix"``, the weight flattened as above, or ``"operator"``, the linear map that it
-            performs on images. That is exact for circular convolutions and for others of at most 1,024 rows or columns;
+            performs on images. That is exact for circular convolutions and for others of at most 512 rows or columns;
             of a larger one it is the spectrum of the circular convolution with the same kernel.
         input_shape: for ``view="operator"``, see :func:`convolution_operators`.
 

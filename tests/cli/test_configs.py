@@ -17,6 +17,7 @@ from PIL import Image
 FOLDER = ROOT / "configs"
 PCGAN = sorted((FOLDER / "pcgan").glob("*.yaml"))
 NSGDA = sorted((FOLDER / "nsgda").glob("*.yaml"))
+SPECTRA = sorted((FOLDER / "convolution_spectra").glob("*.yaml"))
 JARE = sorted((FOLDER / "jare").glob("cifar10_*.yaml"))
 
 
@@ -213,8 +214,20 @@ def parquet_like(resolved, folder):
     return path
 
 
+@pytest.mark.parametrize("config", SPECTRA, ids=lambda p: p.stem)
+def test_convolution_spectra_config_parses(config, resolve):
+    """Spectral normalisation by the norm that the name tells, both views logged."""
+    resolved = resolve(config)
+    norm = config.stem.removeprefix("cifar10_resnet_")
+    preconditioning = resolved["preconditioning"]["init_args"]
+    assert (preconditioning["degree"], preconditioning["norm"]) == (1, norm.removesuffix("_held"))
+    assert preconditioning["hold_norm"] == norm.endswith("_held")
+    assert (resolved["spectrum"]["view"], resolved["spectrum"]["input_shape"]) == ("operator", [3, 32, 32])
+    assert resolved["run_dir"] == f"runs/convolution_spectra/{config.stem}"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("config", covering(PCGAN + NSGDA + JARE), ids=lambda p: p.stem)
+@pytest.mark.parametrize("config", covering(PCGAN + NSGDA + JARE + SPECTRA), ids=lambda p: p.stem)
 def test_config_runs(config, resolve, monkeypatch, tmp_path):
     """One iteration with every piece of an experiment, at tiny width, on local images; nothing is written."""
     source = parquet_like(resolve(config), tmp_path)

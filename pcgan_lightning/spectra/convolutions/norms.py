@@ -13,8 +13,8 @@ from torch import Tensor
 from pcgan_lightning.spectra.convolutions.fourier import chunked_blocks, circular_singular_values, small_grams
 from pcgan_lightning.spectra.convolutions.operator import ConvolutionOperator
 
-SMALL = 1024  # rows or columns of an operator that is written out as a matrix
-SMALL_ENTRIES = 2**23
+SMALL = 512  # rows or columns of an operator that is written out as a matrix
+SMALL_ENTRIES = 2**21
 EPSILON = 1e-12  # of the power iteration's normalisations, as in torch's own spectral norm
 
 
