@@ -82,6 +82,7 @@ def test_the_seed_fixes_the_order(make):
     order = batches(make(), 12)
     assert torch.equal(order, batches(make(), 12))
     assert not torch.equal(order, batches(make(seed=6), 12))
+    assert not torch.equal(order[:4], order[8:12])  # the first and the third batch, of a mixture from the same modes
 
 
 @pytest.mark.parametrize("processes", [2, 3])
