@@ -23,10 +23,19 @@ from pcgan_lightning.spectra import (
 from pcgan_lightning.spectra.convolutions import norms
 
 EPS = torch.finfo(torch.float32).eps
-CIRCULAR = nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular", bias=False).double()
-STRIDED = nn.Conv2d(3, 4, 4, stride=2, padding=1, padding_mode="circular", groups=1, bias=False).double()
-GROUPED = nn.ConvTranspose1d(4, 6, 3, stride=2, groups=2, bias=False).double()
-REFLECTED = nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect", bias=False).double()
+
+
+def seeded(kind, *arguments, **settings):
+    """A layer that is the same in every run."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        return kind(*arguments, **settings, bias=False).double()
+
+
+CIRCULAR = seeded(nn.Conv2d, 3, 4, 3, padding=1, padding_mode="circular")
+STRIDED = seeded(nn.Conv2d, 3, 4, 4, stride=2, padding=1, padding_mode="circular")
+GROUPED = seeded(nn.ConvTranspose1d, 4, 6, 3, stride=2, groups=2)
+REFLECTED = seeded(nn.Conv2d, 2, 3, 3, padding=1, padding_mode="reflect")
 ALL = {"circular": (CIRCULAR, (3, 4)), "strided": (STRIDED, (4, 2)), "grouped": (GROUPED, (5,))}
 ALL |= {"reflected": (REFLECTED, (4, 5))}
 
@@ -68,9 +77,7 @@ def test_the_fourier_transform_is_what_finds_circular_spectra(monkeypatch):
 # float32: the values of float32 weights are rounded once at the end.
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_weights_of_low_precision(dtype):
-    layer = CIRCULAR.to(dtype)
-    operator, weight = ConvolutionOperator.of_layer(layer, (6, 5)), layer.weight.detach()
-    CIRCULAR.double()
+    operator, weight = ConvolutionOperator.of_layer(CIRCULAR, (6, 5)), CIRCULAR.weight.detach().to(dtype)
     found = convolution_singular_values(weight, operator)
     expected = np.linalg.svd(operator.dense(weight.double()), compute_uv=False)
     assert found.dtype == torch.float32
