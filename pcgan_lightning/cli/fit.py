@@ -112,9 +112,7 @@ class PCGANCLI(LightningCLI):
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and refuse a damaged checkpoint and functions in the place of classes before anything is built."""
-        called = "".join(sys.argv[1:2])
-        if called in self._subcommand_parsers:
-            show_help(called, self._subcommand_parsers[called])
+        show_help(self._subcommand_parsers)
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
         check_classes(config)

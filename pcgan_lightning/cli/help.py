@@ -4,7 +4,7 @@ import re
 import sys
 import textwrap
 from argparse import SUPPRESS, Action, ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Optional
 
 EXAMPLES = {
@@ -53,19 +53,19 @@ SECTIONS: dict[str, dict[str, Optional[str]]] = {
 WIDTH, COLUMN = 110, 36
 
 
-def show_help(command: str, parser: ArgumentParser) -> None:
-    """Print what ``--help`` or ``--help-all`` asks for, and end; return where neither is asked for.
+def show_help(parsers: Mapping[str, ArgumentParser]) -> None:
+    """Print what ``--help`` or ``--help-all`` after a subcommand asks for, and end; return where neither is asked for.
 
     Args:
-        command: the subcommand.
-        parser: of the subcommand.
+        parsers: of the subcommands.
     """
-    if "--help-all" in sys.argv:
-        parser.print_help()
-    elif {"-h", "--help"} & {*sys.argv}:
-        print("\n".join(_page(command, parser)))
-    else:
+    command, flags = "".join(sys.argv[1:2]), {*sys.argv[2:]}
+    if command not in parsers or not flags & {"-h", "--help", "--help-all"}:
         return
+    if "--help-all" in flags:
+        parsers[command].print_help()
+    else:
+        print("\n".join(_page(command, parsers[command])))
     sys.exit()
 
 
