@@ -22,6 +22,7 @@ def pytest_addoption(parser):
 def _alone(tmp_path, monkeypatch):
     """Every test has a seed and a folder of its own, so that none sees what lies in the clone."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PCGAN_CACHE", str(tmp_path.with_name(f"{tmp_path.name}_cache")))
     torch.manual_seed(0)
 
 

@@ -20,7 +20,8 @@ FLOORS = [
     {"arguments"},
     {"spectra", "losses", "optim", "games"},
     {"networks"},
-    {"data", "runs"},
+    {"runs"},
+    {"data"},
     {"modules", "metrics", "report"},
     {"callbacks"},
     {"cli"},
@@ -80,11 +81,21 @@ def test_yaml_is_read_in_one_place():
     assert readers == {"pcgan_lightning.runs.yaml_files"}
 
 
-def test_mathematics_needs_no_lightning():
-    modules = ", ".join(f"pcgan_lightning.{m}" for m in MATHEMATICS)
-    code = f"import sys; import {modules}; print('lightning' in sys.modules)"
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rooms", "unneeded"),
+    [
+        (MATHEMATICS, {"lightning", "datasets", "wandb", "torch_fidelity", "sklearn"}),
+        # Lightning imports torchmetrics, and that torch_fidelity.
+        (["callbacks", "modules"], {"datasets", "wandb", "sklearn"}),
+    ],
+    ids=["mathematics", "callbacks"],
+)
+def test_rooms_import_no_more_than_they_need(rooms, unneeded):
+    """In a process of their own, which has imported nothing yet."""
+    code = f"import sys, {', '.join(f'pcgan_lightning.{room}' for room in rooms)}; print({unneeded} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert done.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize("package", [m for m in MODULES if hasattr(importlib.import_module(m), "__path__")])

@@ -25,6 +25,7 @@ from pcgan_lightning.callbacks import (
     SpectrumLogger,
     StopOnSignal,
 )
+from pcgan_lightning.cli.help import show_help
 from pcgan_lightning.cli.loggers import send_logs_to
 from pcgan_lightning.modules import TwoPlayerModule, check_strategy
 from pcgan_lightning.runs import (
@@ -111,6 +112,7 @@ class PCGANCLI(LightningCLI):
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and refuse a damaged checkpoint and functions in the place of classes before anything is built."""
+        show_help(self._subcommand_parsers)
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
         check_classes(config)

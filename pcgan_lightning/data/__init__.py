@@ -1,5 +1,6 @@
 """Real images and points: LightningDataModules, mostly over the Hugging Face `datasets` library; their loaders."""
 
+from pcgan_lightning.data.cache import default_cache
 from pcgan_lightning.data.image_data_module import ImageDataModule
 from pcgan_lightning.data.labelled import LabelledImageDataModule
 from pcgan_lightning.data.loaders import MemoryLoader, SequentialLoader
@@ -20,6 +21,7 @@ __all__ = [
     "StackedDigits",
     "StackedDigitsLoader",
     "StreamingLoader",
+    "default_cache",
     "digest_pixels",
     "draw_samples",
     "image_grid",

@@ -4,21 +4,26 @@ import warnings
 from collections.abc import Sized
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Optional, Union
+from typing import Literal, Optional, Union
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from pcgan_lightning.arguments import require_not_negative
+from pcgan_lightning.data.cache import decode_cached, encoded_images
 from pcgan_lightning.data.decoding import color_channels, decode_dataset, open_image
 from pcgan_lightning.data.loaders import MemoryLoader, SequentialLoader
 from pcgan_lightning.data.real_images import RealImages, digest_encoded
-from pcgan_lightning.data.sources import Images, check_digits, open_digits, open_source, undecoded_images
+from pcgan_lightning.data.sources import (
+    Images,
+    check_digits,
+    first_of_stream,
+    open_digits,
+    open_source,
+    undecoded_images,
+)
 from pcgan_lightning.data.streaming import StreamingLoader
-
-if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
 
 # A datamodule without validation images is no mistake here.
 warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
@@ -69,6 +74,7 @@ class ImageDataModule(LightningDataModule):
         seed: fixes the order of the images. None: torch's initial seed, which `seed_everything` sets. A
             resumed run keeps the seed that it began with.
         max_images: take the first so many images of each split only. None: all.
+        cache: keep 10,000 or more decoded images in the cache folder (`$PCGAN_CACHE`), for the next start.
 
     Attributes:
         image_shape: (channels, height, width).
@@ -97,6 +103,7 @@ class ImageDataModule(LightningDataModule):
         decode_workers: int = 2,
         seed: Optional[int] = None,
         max_images: Optional[int] = None,
+        cache: bool = True,
     ) -> None:
         super().__init__()
         for argument, value in {
@@ -131,9 +138,10 @@ class ImageDataModule(LightningDataModule):
         self.decode_workers = decode_workers
         self.seed = seed
         self.max_images = max_images
+        self.cache = cache
         self.image_shape = (self.channels, image_size, image_size)
 
-        self._train_data: Union[Tensor, IterableDataset, None] = None
+        self._train_data: Union[Tensor, Images, None] = None
         self._validation_images: Optional[Tensor] = None
         self._train_loader: Union[MemoryLoader, StreamingLoader, None] = None
         self._resume_from: dict[str, int] = {}
@@ -222,26 +230,22 @@ class ImageDataModule(LightningDataModule):
             raise ValueError("argument `validation_split` must name a split to compare with, such as 'test', got None")
         dataset = self._open(split)
         if not isinstance(dataset, Sized):
-            from datasets import Dataset  # see `sources`
-
-            dataset = Dataset.from_list(list(dataset.take(count or STREAMED_REAL_IMAGES)), dataset.features)
+            dataset = first_of_stream(dataset, count or STREAMED_REAL_IMAGES)
         elif count is not None or not self._fits(dataset):
             dataset = dataset.take(min(count or STREAMED_REAL_IMAGES, len(dataset)))
-        encoded = (image for rows in dataset.iter(1000) for image in next(iter(rows.values())))
         kind = open_image(next(iter(dataset[0].values()))).format
         lossy = ", stored as JPEG: not comparable with scores against lossless originals" if kind == "JPEG" else ""
         source = Path(self.source).name if Path(self.source).expanduser().exists() else self.source
-        size = f"{self.image_size}x{self.image_size}"
 
         def load() -> Tensor:
             known = self._train_data if part == "train" else self._validation_images
             return known[: len(dataset)] if isinstance(known, Tensor) else self._decode(dataset, split)
 
         return RealImages(
-            description=f"{source} (split {split}, {size}{lossy})",
+            description=f"{source} (split {split}, {self.image_size}x{self.image_size}{lossy})",
             count=len(dataset),
             image_shape=self.image_shape,
-            digest=digest_encoded(encoded, settings=f"{self.image_shape}"),
+            digest=digest_encoded(encoded_images(dataset), settings=f"{self.image_shape}"),
             load=load,
         )
 
@@ -292,16 +296,16 @@ class ImageDataModule(LightningDataModule):
             )
         return dataset
 
-    def _memory_or_stream(self, dataset: Images) -> Union[Tensor, "IterableDataset"]:
+    def _memory_or_stream(self, dataset: Images) -> Union[Tensor, Images]:
         if not isinstance(dataset, Sized):
             return dataset
         if self.streaming is None and not self._fits(dataset):
             return dataset.to_iterable_dataset(min(LOCAL_SHARDS, len(dataset)))
         return self._decode(dataset, self.split)
 
-    def _fits(self, dataset: "Dataset") -> bool:
+    def _fits(self, dataset: Images) -> bool:
         return len(dataset) * prod(self.image_shape) <= self.memory_limit_gb * 1e9
 
     def _decode(self, dataset: Images, split: str) -> Tensor:
-        description = f"decoding {self.source}, {split}"
-        return decode_dataset(dataset, self.image_shape, self.decode_workers, description)
+        decode = decode_cached if self.cache else decode_dataset
+        return decode(dataset, self.image_shape, self.decode_workers, f"decoding {self.source}, {split}")

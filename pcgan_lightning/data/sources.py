@@ -98,6 +98,13 @@ def open_source(source: str, name: Optional[str], split: str, streaming: bool) -
         ) from error
 
 
+def first_of_stream(stream: "IterableDataset", count: int) -> "Dataset":
+    """The first so many rows of a stream, in memory."""
+    from datasets import Dataset
+
+    return Dataset.from_list(list(stream.take(count)), stream.features)
+
+
 def undecoded_images(dataset: Images, image_column: Optional[str], source: str) -> Images:
     """The column of images alone, undecoded: `{"bytes": ..., "path": ...}`.
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.progress import track
 from safetensors.torch import load, save
 from torch import Tensor
 
-from pcgan_lightning.data import RealImages
+from pcgan_lightning.data import RealImages, default_cache
 from pcgan_lightning.metrics.features import Features
 from pcgan_lightning.runs import write_whole
 
@@ -38,12 +37,6 @@ class Reference:
     covariance: Tensor
     features: Tensor
     count: Tensor
-
-
-def default_cache() -> Path:
-    """Return the folder of cached statistics: ``$PCGAN_CACHE``, or ``pcgan_lightning`` in the user's cache folder."""
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("PCGAN_CACHE") or user / "pcgan_lightning")
 
 
 def reference_statistics(

@@ -42,12 +42,15 @@ class CollapseMonitor(Monitor):
         loss_bound: absolute value up to which the loss is at 0. Default: 1e-3; the hinge loss becomes 0 exactly, the
             others never do.
         count: how many samples, at least 2.
-        deviation_bound: default: 0.01, hardly more than one of the 256 levels of an 8-bit image in [-1, 1].
+        deviation_bound: standard deviation up to which samples do not differ. Default: 0.01, hardly more than one of
+            the 256 levels of an 8-bit image in [-1, 1].
         condition_every_n_steps: iterations between measurements of condition numbers, which take as long as an
             iteration. Default: 1000.
-        condition_bound: default: 100. In Table 1 of "Precondition layer and its use for GANs", the run that failed has
-            a largest one of 114, no other has more than 23.
-        target: whose condition numbers: the dotted name of a network in the LightningModule, or a function of it.
+        condition_bound: modified condition number from which a spectrum has collapsed. Default: 100. In Table 1 of
+            "Precondition layer and its use for GANs", the run that failed has a largest one of 114, no other has more
+            than 23.
+        target: the network whose condition numbers are measured: its dotted name in the LightningModule, or a function
+            of it.
 
     Raises:
         ValueError: for arguments out of range; at setup, for a target that is missing.
