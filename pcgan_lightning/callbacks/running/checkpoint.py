@@ -57,13 +57,18 @@ class RunCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
     @override
-    def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Begin to measure time, go on in the right epoch, and remove what a killed run was about to remove."""
-        super().on_train_start(trainer, pl_module)
+    def on_fit_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        """Remove what a killed run was about to remove; a run that has nothing left to train starts no training."""
+        super().on_fit_start(trainer, pl_module)
         for path in self._kept if self.save_top_k != -1 else ():
             if path not in self._known() and self._should_remove_checkpoint(trainer, path, self.best_model_path):
                 self._remove_checkpoint(trainer, path)
         self._kept = self._known()
+
+    @override
+    def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        """Begin to measure time, and go on in the right epoch."""
+        super().on_train_start(trainer, pl_module)
         begin_next_epoch(trainer)
 
     @override
