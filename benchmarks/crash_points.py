@@ -110,30 +110,31 @@ def crash_points(
         The operations, the places among them where a process was killed, the count of different contents that were
         started again, and the differences by place.
     """
-    undisturbed = folder / "undisturbed"
-    operations, status = start(undisturbed, partial(_copy, undisturbed, folder))
+    here, undisturbed = folder / "here", folder / "undisturbed"  # a run that goes on does so in its own place
+    operations, status = start(here, partial(_copy, here, folder))
     if status:
-        raise RuntimeError(f"the undisturbed run failed: {_last_words(undisturbed)}")
+        raise RuntimeError(f"the undisturbed run failed: {_last_words(here)}")
+    here.rename(undisturbed)
     killed: list[int] = []
     ends: dict[str, list[str]] = {}
     different: dict[int, list[str]] = {}
     points = [(number, operation) for number, operation in enumerate(operations) if only is None or number in only]
     for place, (number, operation) in enumerate(points):
-        point = folder / f"{number:03d}"
         if number % KILL_EVERY == KILL_EVERY - 1:
             killed.append(place)
-            shutil.rmtree(point)
-            told, status = start(point, partial(_kill, number))
+            told, status = start(here, partial(_kill, number))
             if status != -signal.SIGKILL or told != operations[: number + 1]:
                 raise RuntimeError(f"operation {number} is {operation}, and of a killed run {told[-1]}")
-        content = _digest(point)
+        else:
+            (folder / f"{number:03d}").rename(here)
+        content = _digest(here)
         if content not in ends:
-            _, status = start(point)
-            ends[content] = [f"failed: {_last_words(point)}"] if status else compare(point / RUN, undisturbed / RUN)
+            _, status = start(here)
+            ends[content] = [f"failed: {_last_words(here)}"] if status else compare(here / RUN, undisturbed / RUN)
         if ends[content]:
             different[place] = ends[content]
         print(f"{number:3} {operation}: {', '.join(ends[content]) or 'bit-identical'}", flush=True)
-        shutil.rmtree(point)
+        shutil.rmtree(here)
     return {
         "operations": [operation for _, operation in points],
         "killed": killed,

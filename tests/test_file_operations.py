@@ -14,8 +14,7 @@ from file_operations import FileOperations
 folder, last, told = Path(sys.argv[1]), int(sys.argv[2]), []
 
 def before(operation):
-    (folder / "x").is_file() and open(folder / "x").close()  # looking is no operation
-    open(folder.parent / "elsewhere", "w").close()  # nor is what happens elsewhere
+    (folder / "kept").mkdir(exist_ok=True)  # what is done here is not the process's own
     told.append(operation)
     print(operation, flush=True)
     if len(told) > last:
@@ -29,6 +28,8 @@ with (folder / "x.part").open("wb") as file:
     file.flush()
     os.fsync(file.fileno())
 os.replace(folder / "x.part", folder / "x")
+(folder / "x").read_bytes()  # looking is no operation
+(folder.parent / "elsewhere").write_text("")  # nor is what happens elsewhere
 with open(folder / "x", "rb+") as file:
     file.truncate(4)
 os.close(os.open(folder / "lock", os.O_RDWR | os.O_CREAT))

@@ -1,7 +1,6 @@
 """Real images for GANs, from any dataset that the `datasets` library opens."""
 
 import warnings
-from collections.abc import Sized
 from math import prod
 from pathlib import Path
 from typing import Literal, Optional, Union
@@ -19,6 +18,7 @@ from pcgan_lightning.data.sources import (
     Images,
     check_digits,
     first_of_stream,
+    is_stream,
     open_digits,
     open_source,
     undecoded_images,
@@ -229,7 +229,7 @@ class ImageDataModule(LightningDataModule):
         if split is None:
             raise ValueError("argument `validation_split` must name a split to compare with, such as 'test', got None")
         dataset = self._open(split)
-        if not isinstance(dataset, Sized):
+        if is_stream(dataset):
             dataset = first_of_stream(dataset, count or STREAMED_REAL_IMAGES)
         elif count is not None or not self._fits(dataset):
             dataset = dataset.take(min(count or STREAMED_REAL_IMAGES, len(dataset)))
@@ -297,7 +297,7 @@ class ImageDataModule(LightningDataModule):
         return dataset
 
     def _memory_or_stream(self, dataset: Images) -> Union[Tensor, Images]:
-        if not isinstance(dataset, Sized):
+        if is_stream(dataset):
             return dataset
         if self.streaming is None and not self._fits(dataset):
             return dataset.to_iterable_dataset(min(LOCAL_SHARDS, len(dataset)))

@@ -1,6 +1,7 @@
 """Where images come from: scikit-learn's digits, local files, or the Hugging Face hub."""
 
 import functools
+from collections.abc import Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
 Images = Union["Dataset", "IterableDataset"]  # the latter is a stream, which has no length
+
+
+def is_stream(dataset: Images) -> bool:
+    """Whether a dataset is read as one goes and has no length."""
+    return not isinstance(dataset, Sized)
+
 
 # Of scikit-learn's 1797, so that 1500 are left.
 DIGITS_TEST_IMAGES = 297

@@ -205,6 +205,19 @@ def test_resumed_run_keeps_one_checkpoint(tmp_path):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4.ckpt"]
 
 
+@pytest.mark.parametrize(
+    ("kept", "steps", "left"), [(1, 5, ["4.ckpt"]), (1, 4, ["4.ckpt"]), (-1, 5, ["2.ckpt", "4.ckpt"])]
+)
+def test_what_a_killed_run_was_about_to_remove_is_removed(kept, steps, left, tmp_path):
+    """A kill right after a checkpoint came to its place; no other one comes before the end."""
+    settings = EVERY_SECOND | {"save_top_k": kept}
+    fit(tmp_path, checkpoint=settings, max_steps=5)
+    last = tmp_path / "checkpoints" / "4.ckpt"
+    shutil.copy(last, last.with_name("2.ckpt"))
+    fit(tmp_path, ckpt_path=last, checkpoint=settings, max_steps=steps)
+    assert sorted(path.name for path in last.parent.iterdir()) == left
+
+
 class Killed(Watch):
     """The files at each iteration's beginning, and an end in the middle."""
 

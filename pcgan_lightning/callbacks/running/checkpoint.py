@@ -28,7 +28,8 @@ class RunCheckpoint(ModelCheckpoint):
       metrics that there are; the value's own checkpoint comes after the next validation.
     - Nothing is saved when an error stops the run within an iteration.
 
-    A former checkpoint is removed only after the new one is in its place.
+    A former checkpoint is removed only after the new one is in its place. Where a kill came in between, the resumed run
+    removes it.
 
     Args:
         **kwargs: of ``ModelCheckpoint``. ``train_time_interval`` works with manual optimization as well.
@@ -45,6 +46,7 @@ class RunCheckpoint(ModelCheckpoint):
             raise ValueError("argument `save_on_exception` must be false: no run can go on from within an iteration")
         self._waits_for_validation = False
         self._has_told = False  # that the monitored metric has no value
+        self._kept: list[str] = []  # the checkpoints that were there before the one that is being saved
         self._at_the_end: Optional[dict[str, Any]] = None  # epoch and step that give what waits for the end its name
 
     @override
@@ -53,6 +55,15 @@ class RunCheckpoint(ModelCheckpoint):
         if not isinstance(trainer, pl.Trainer):
             trainer.callbacks = [c for c in trainer.callbacks if c is not self] + [self]
         super().setup(trainer, pl_module, stage)
+
+    @override
+    def on_fit_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        """Remove what a killed run was about to remove; a run that has nothing left to train starts no training."""
+        super().on_fit_start(trainer, pl_module)
+        for path in self._kept if self.save_top_k != -1 else ():
+            if path not in self._known() and self._should_remove_checkpoint(trainer, path, self.best_model_path):
+                self._remove_checkpoint(trainer, path)
+        self._kept = self._known()
 
     @override
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
@@ -138,9 +149,24 @@ class RunCheckpoint(ModelCheckpoint):
             return super()._should_remove_checkpoint(trainer, previous, current)
         return previous != current and is_checkpoint_in(str(previous), self.dirpath)
 
+    def _known(self) -> list[str]:
+        return sorted({path for path in (self.best_model_path, self.last_model_path, *self.best_k_models) if path})
+
+    @override
+    def _save_last_checkpoint(self, trainer: "pl.Trainer", monitor_candidates: dict[str, Any]) -> None:
+        super()._save_last_checkpoint(trainer, monitor_candidates)
+        self._kept = self._known()  # former ones are removed by now
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"kept_paths": self._kept}
+
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(without_foreign_paths(state_dict, self.dirpath))
+        state = without_foreign_paths(state_dict, self.dirpath)
+        super().load_state_dict(state)
+        kept = state.get("kept_paths")
+        self._kept = [path for path in kept if path] if isinstance(kept, list) else []
 
     def _wait_for_end(self, trainer: "pl.Trainer") -> None:
         now = self._monitor_candidates(trainer)
