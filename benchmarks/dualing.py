@@ -3,8 +3,8 @@ r"""Dualing GANs: the linear dual on Gaussians, what keeps lambda in its box, th
     python benchmarks/dualing.py --gaussians --box --cost --save     # a CPU core, minutes
     python benchmarks/dualing.py --images --seeds 1 2 3              # runs of `pcgan fit`; hours
 
-The plan, written down before the first run
--------------------------------------------
+The plan, written down before the runs of five seeds, after short trials of settings
+-----------------------------------------------------------------------------------
 Gaussians: five and eight on a circle of radius 2, standard deviation 0.2; an MLP as generator, linear scores over
 random Fourier features. The linear dual against SGDA, which takes one gradient step in w for one of the generator; the
 same features, initial weights, samples, weight decay C and Adam for the generator in each seed, SGDA with two learning
