@@ -15,6 +15,7 @@ METHODS = {
     "fpc9": "FPC-9",
     "fpc17": "FPC-17",
     "apc": "APC",
+    "apc_goal": "APC, goal 1.5",
     "weight_decay": "weight decay",
     "gradient_penalty": "gradient penalty",
     "simgd": "SimGD",

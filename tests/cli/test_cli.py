@@ -48,7 +48,9 @@ def test_config_parses(config, resolve):
     dataset, architecture, *_ = config.stem.split("_")
     method = config.stem.rpartition("_")[2]
     model, preconditioning = resolved["model"]["init_args"], resolved["preconditioning"]
-    if method == "apc":
+    if method == "apc-goal":
+        assert {"goal": 5.0, "degrees": [1, 3, 5, 7, 9, 17]}.items() <= preconditioning["init_args"].items()
+    elif method == "apc":
         assert preconditioning["class_path"].endswith("AdaptivePreconditioning")
         assert preconditioning["init_args"]["thresholds"] == [5.0, 10.0, 20.0, 30.0]
         assert preconditioning["init_args"]["every_n_steps"] == 1000

@@ -55,6 +55,10 @@ def adaptive():
     return AdaptivePreconditioning(thresholds=[1.42, 1.6, 2.27, 2.46], every_n_steps=3, history=2)
 
 
+def adaptive_to_a_goal():
+    return AdaptivePreconditioning(goal=1.3, degrees=[1, 3, 5, 7, 9, 17], every_n_steps=3, history=2)
+
+
 def decay(optimizer):
     return LinearDecay(optimizer, total_iterations=ITERATIONS)
 
@@ -86,13 +90,14 @@ RULES = {
     "uneven": lambda: GAN(*mlps(), **penalised, **both(SGD), discriminator_steps=2),
     "uneven_jare": lambda: SimultaneousGAN(*mlps(), method=JARE(1.0), **game),
 }
-CALLBACKS = {"apc": adaptive}
+RULES["apc_goal"] = RULES["apc"]
+CALLBACKS = {"apc": adaptive, "apc_goal": adaptive_to_a_goal}
 
 
 def rules(processes):
     """Which to run: on four processes no second one of a kind."""
     alike = {"saturating", "least_squares", "nsgda_layer", "ada_dir", "grafted", "r1_penalty", "uneven_jare", "simgd"}
-    alike |= {"sga", "extragradient"}
+    alike |= {"sga", "extragradient", "apc_goal"}
     return [rule for rule in RULES if processes < 4 or rule not in alike]
 
 
