@@ -16,6 +16,7 @@ METHODS = {
     "fpc17": "FPC-17",
     "apc": "APC",
     "apc_goal": "APC, goal 1.5",
+    "svd": "SVD",
     "weight_decay": "weight decay",
     "gradient_penalty": "gradient penalty",
     "simgd": "SimGD",

@@ -17,6 +17,7 @@ from pcgan_lightning.callbacks.preconditioning import (
     AdaptivePreconditioning,
     FixedPreconditioning,
     Preconditioning,
+    SVDParametrization,
 )
 from pcgan_lightning.callbacks.running import (
     Acceleration,
@@ -46,6 +47,7 @@ __all__ = [
     "Preconditioning",
     "RunCheckpoint",
     "RunRecord",
+    "SVDParametrization",
     "SampleGridLogger",
     "ScoreLogger",
     "SpectrumLogger",

@@ -1,4 +1,4 @@
-"""FPC and APC of PC-GAN as callbacks on any LightningModule."""
+"""FPC, APC and the SVD baseline of PC-GAN as callbacks on any LightningModule."""
 
 import bisect
 import warnings
@@ -19,6 +19,7 @@ from pcgan_lightning.spectra import (
     as_polynomial,
     chosen_layers,
     modified_condition_number,
+    orthogonal_svd,
     precondition,
     preconditioners,
     singular_values,
@@ -265,3 +266,21 @@ def _check_goal(goal: float, hysteresis: float, thresholds: tuple[float, ...], d
         raise ValueError(f"argument `thresholds` must be left out where there is a `goal`, got {thresholds}")
     if not degrees:
         raise ValueError("argument `degrees` must name at least one polynomial, got ()")
+
+
+class SVDParametrization(Preconditioning):
+    r"""The baseline "SVD": the target's weights become :math:`U^\top \mathrm{diag}(d) V`.
+
+    Let the discriminator's loss have :class:`~pcgan_lightning.losses.DOptimalPenalty` (``penalty`` of ``GAN``), without
+    which nothing keeps U and V orthogonal.
+
+    Args:
+        target: the network: a dotted name in the LightningModule, or a function of it.
+    """
+
+    def __init__(self, target: Target = "discriminator") -> None:
+        super().__init__(target, "all", normalize_rest=False)
+
+    def attach(self, network: nn.Module) -> None:
+        """Parametrise all layers; again, those that are not."""
+        orthogonal_svd(network)

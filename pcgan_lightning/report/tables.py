@@ -65,7 +65,7 @@ def method(run: Run) -> str:
         return "SN" if degree == 1 else f"FPC-{degree}"
     goal = run.config.get("preconditioning.init_args.goal")
     apc = "APC" if goal is None else f"APC, goal {goal:g}"
-    return {"AdaptivePreconditioning": apc}.get(kind, kind)
+    return {"AdaptivePreconditioning": apc, "SVDParametrization": "SVD"}.get(kind, kind)
 
 
 def final_scores(run: Run) -> dict[str, tuple[float, str]]:

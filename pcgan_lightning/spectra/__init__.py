@@ -26,6 +26,7 @@ from pcgan_lightning.spectra.singular_values import (
     modified_condition_number,
     singular_values,
 )
+from pcgan_lightning.spectra.svd import d_optimal_penalty, orthogonal_svd, remove_svd, svd_factors
 
 __all__ = [
     "PUBLISHED_CUTOFFS",
@@ -36,18 +37,22 @@ __all__ = [
     "as_polynomial",
     "chosen_layers",
     "condition_number",
+    "d_optimal_penalty",
     "fit_polynomial",
     "fitted_cutoff",
     "match_preconditioning",
     "modified_condition_number",
     "original_parameters",
     "original_weight",
+    "orthogonal_svd",
     "piecewise_linear",
     "power_iteration",
     "precondition",
     "preconditioners",
     "remove_preconditioning",
+    "remove_svd",
     "shared_weights",
     "singular_values",
+    "svd_factors",
     "weight_layers",
 ]

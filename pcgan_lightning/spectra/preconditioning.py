@@ -21,6 +21,7 @@ from pcgan_lightning.spectra.spectral_norm import (
     spectral_norm_hook,
     take_over_vectors,
 )
+from pcgan_lightning.spectra.svd import orthogonal_svd, remove_svd
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 LayerChoice = Union[Literal["convolutions", "all"], Collection[str], Callable[[str, nn.Module], bool]]
@@ -140,7 +141,7 @@ def original_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def match_preconditioning(module: nn.Module, state_dict: Mapping[str, Tensor], prefix: str = "") -> None:
-    """Put PC-layers on, or take them off, so that `module` can load `state_dict` strictly.
+    """Put PC-layers or SVD parametrizations on, or take them off, so that `module` can load `state_dict` strictly.
 
     Args:
         module: a freshly built network.
@@ -150,10 +151,13 @@ def match_preconditioning(module: nn.Module, state_dict: Mapping[str, Tensor], p
     for name, layer in weight_layers(module).items():
         path = f"{prefix}{name}." if layer is not module else prefix
         saved = f"{path}parametrizations.weight.0._extra_state"
-        if saved in state_dict:
+        if f"{path}parametrizations.weight.original1" in state_dict:
+            orthogonal_svd(remove_preconditioning(layer))
+        elif saved in state_dict:
+            remove_svd(layer)
             _attach(layer, Polynomial(tuple(state_dict[saved].tolist())))
         elif f"{path}weight" in state_dict:
-            remove_preconditioning(layer)
+            remove_svd(remove_preconditioning(layer))
 
 
 def _check_weight(name: str, layer: WeightLayer) -> None:

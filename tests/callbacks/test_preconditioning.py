@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 import torch
 from helpers.foreign_modules import BOTH_NAMES, image_loader, make_classifier, make_two_player_gan
+from helpers.short_fits import fit as small_fit
+from helpers.short_fits import small_game
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from pcgan_lightning.callbacks import AdaptivePreconditioning, FixedPreconditioning, SpectrumLogger
+from pcgan_lightning.callbacks import AdaptivePreconditioning, FixedPreconditioning, SpectrumLogger, SVDParametrization
+from pcgan_lightning.losses import DOptimalPenalty
+from pcgan_lightning.modules import GAN
 from pcgan_lightning.spectra import (
     PUBLISHED_POLYNOMIALS,
     Polynomial,
@@ -21,6 +25,8 @@ from pcgan_lightning.spectra import (
     power_iteration,
     precondition,
     preconditioners,
+    svd_factors,
+    weight_layers,
 )
 
 
@@ -153,6 +159,24 @@ def test_measures_before_the_polynomial(tmp_path):
     fit(lightning.pytorch, module, tmp_path, [apc])
     assert preconditioners(module.discriminator)["layer"].polynomial.degree == 9
     assert modified_condition_number(module.discriminator)["layer"] < 1.5
+
+
+def test_svd_resumes_and_opens_without_the_callback(tmp_path):
+    start = small_game(penalty=DOptimalPenalty(), discriminator_steps=2)
+
+    def train(gan, iterations, **kwargs):
+        return small_fit(tmp_path, gan, iterations, SVDParametrization(), **kwargs)
+
+    whole, half, resumed = (copy.deepcopy(start) for _ in range(3))
+    train(whole, 4)
+    train(half, 2).save_checkpoint(tmp_path / "x.ckpt")
+    train(resumed, 4, ckpt_path=tmp_path / "x.ckpt")
+    assert len(svd_factors(whole.discriminator)) == len(weight_layers(whole.discriminator))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    opened = GAN.load_from_checkpoint(tmp_path / "x.ckpt")
+    images = torch.randn(2, *opened.discriminator.image_shape)
+    assert torch.equal(opened.discriminator(images), half.discriminator(images))
 
 
 # --- APC with a goal

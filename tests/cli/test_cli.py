@@ -48,7 +48,12 @@ def test_config_parses(config, resolve):
     dataset, architecture, *_ = config.stem.split("_")
     method = config.stem.rpartition("_")[2]
     model, preconditioning = resolved["model"]["init_args"], resolved["preconditioning"]
-    if method == "apc-goal":
+    assert (model["penalty"] is None) == (method != "svd")
+    if method == "svd":
+        assert preconditioning["init_args"] == {"target": "discriminator"}
+        assert preconditioning["class_path"].endswith("SVDParametrization")
+        assert model["penalty"]["init_args"] == {"weight": 10.0, "spectrum_weight": 0.1}
+    elif method == "apc-goal":
         assert {"goal": 5.0, "degrees": [1, 3, 5, 7, 9, 17]}.items() <= preconditioning["init_args"].items()
     elif method == "apc":
         assert preconditioning["class_path"].endswith("AdaptivePreconditioning")
