@@ -2,6 +2,7 @@ r"""SIGKILL at random times over runs of `pcgan fit`, each resumed: do they end 
 
     python benchmarks/faults.py --save                       # 20 kills, minutes on two CPU cores
     python benchmarks/faults.py --kills 100 --iterations 1000
+    python benchmarks/faults.py --points --save              # at each file operation in turn
 
 The runs train a small GAN on scikit-learn's digits: adaptive preconditioning, moving average, learning-rate decay,
 validation, spectra, a checkpoint every few iterations. Half of the kills hit a run each; the others come several to a
@@ -13,6 +14,7 @@ those of the undisturbed run.
 import argparse
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -24,8 +26,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 import torch
+from faults_tables import faults, faults_points
 from results_file import save_result
-from tables import faults
 from training_runs import ROOT
 
 from pcgan_lightning.runs import CHECKPOINTS, LAST_CHECKPOINT, METRICS_FILE, read_rows
@@ -39,6 +41,9 @@ ARGUMENTS = (
     *("--samples.every_n_steps=20", "--trainer.log_every_n_steps=1", "--checkpoint.every_n_train_steps=3"),
     *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),
 )
+# Smaller still, with something to write at almost every iteration.
+POINTS = ("--ckpt_path=last", "--model.generator.width=2", "--model.discriminator.width=2", "--data.max_images=40")
+POINTS += ("--checkpoint.every_n_train_steps=2", "--samples.every_n_steps=3", "--preconditioning.every_n_steps=2")
 COMPARED = ("global_step", "epoch", "state_dict", "optimizer_states", "lr_schedulers", "callbacks", "latent_seed")
 COMPARED += ("random_states", "ImageDataModule")
 TIMINGS = ("iterations_per_second",)
@@ -123,6 +128,18 @@ def _differences(first: Any, second: Any, name: str) -> list[str]:
     return [] if same else [name]
 
 
+def all_differences(folder: Path, reference: Path) -> list[str]:
+    """Return in what two runs differ, files that are there or pictures included, at most a few."""
+    files = [{path.relative_to(run) for path in run.rglob("*") if path.is_file()} for run in (folder, reference)]
+    # Each start leaves its configuration and environment, under a name of its own.
+    odd = [
+        str(path) for path in sorted(files[0] ^ files[1]) if not re.fullmatch(r"(config|environment)_\d+", path.stem)
+    ]
+    pictures = [path for path in sorted(files[0] & files[1]) if path.suffix == ".png"]
+    odd += [str(path) for path in pictures if (folder / path).read_bytes() != (reference / path).read_bytes()]
+    return [*differences(folder, reference), *odd][:5]
+
+
 def plan(kills: int, duration: float, source: random.Random) -> dict[str, list[float]]:
     """Return the times of the kills, in seconds after each start, by run: first one each, then several to a run."""
     single = kills - kills // 2
@@ -134,19 +151,8 @@ def plan(kills: int, duration: float, source: random.Random) -> dict[str, list[f
     return runs
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--iterations", type=int, default=300)
-    parser.add_argument("--seed", type=int, default=0, help="of the times of the kills")
-    parser.add_argument("--parallel", type=int, default=1, help="runs side by side")
-    parser.add_argument("--runs", type=Path, help="folder of the runs, kept; default: one that is removed")
-    parser.add_argument("--save", nargs="?", const="faults", metavar="NAME", help="write benchmarks/results/NAME.json")
-    arguments = parser.parse_args()
-    folder = arguments.runs or Path(tempfile.mkdtemp())
-    if any(folder.glob("*")):
-        sys.exit(f"argument `runs` must be an empty folder, got {folder}")
-
+def kill_at_random(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Kill runs at random times; return the result."""
     began = time.perf_counter()
     reference = folder / "reference"
     finish(reference, start(reference, arguments.iterations))
@@ -166,16 +172,53 @@ def main() -> None:
                 places = ", ".join(_place(where) for where in found) or "none came in time"
                 verdict = f"DIFFERENT in {', '.join(unequal)}" if unequal else "bit-identical"
                 print(f"{path.name}: {len(found)} kills ({places}): {verdict}", flush=True)
-    if arguments.runs is None:
-        shutil.rmtree(folder)
     survived = sum(len(r["kills"]) for r in results if not r["differences"])
     print(f"{survived} of {kills} kills survived: the resumed run ended bit-identical")
-    settings = {key: value for key, value in vars(arguments).items() if key not in ("runs", "save")}
-    result = {"kills": kills, "survived": survived, "seconds": duration, "runs": results}
-    print("\n".join(faults({"settings": settings, "result": result})))
+    return {"kills": kills, "survived": survived, "seconds": duration, "runs": results}
+
+
+def kill_at_points(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Kill runs at each of their file operations; return the result."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    from crash_points import crash_points, with_parsed  # what they import takes a while
+
+    result: dict[str, Any] = {}
+
+    def work(start: Any) -> None:
+        result.update(crash_points(start, folder, all_differences, arguments.only))
+
+    with_parsed([*ARGUMENTS, *POINTS, f"--trainer.max_steps={arguments.iterations}"], work)
+    kills = len(result["operations"])
+    return {"kills": kills, "survived": kills - len(result["different"]), **result}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--points", action="store_true", help="kill at each file operation of a tiny run")
+    parser.add_argument("--only", type=int, nargs="+", help="numbers of file operations; default: all")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--iterations", type=int, help="default: 300; 4 with --points")
+    parser.add_argument("--seed", type=int, default=0, help="of the times of the kills")
+    parser.add_argument("--parallel", type=int, default=1, help="runs side by side")
+    parser.add_argument("--runs", type=Path, help="folder of the runs, kept; default: one that is removed")
+    parser.add_argument(
+        "--save", action="store_true", help="write benchmarks/results/faults.json or faults_points.json"
+    )
+    arguments = parser.parse_args()
+    folder = arguments.runs or Path(tempfile.mkdtemp())
+    if any(folder.glob("*")):
+        sys.exit(f"argument `runs` must be an empty folder, got {folder}")
+    arguments.iterations = arguments.iterations or (4 if arguments.points else 300)
+    result = (kill_at_points if arguments.points else kill_at_random)(arguments, folder)
+    if arguments.runs is None:
+        shutil.rmtree(folder)
+    used = ("iterations",) if arguments.points else ("kills", "iterations", "seed", "parallel")
+    settings = {key: getattr(arguments, key) for key in used}
+    table = faults_points if arguments.points else faults
+    print("\n".join(table({"settings": settings, "result": result})))
     if arguments.save:
-        print("saved", save_result(arguments.save, settings, result).name)
-    sys.exit(int(survived < kills))
+        print("saved", save_result(table.__name__, settings, result).name)
+    sys.exit(int(result["survived"] < result["kills"]))
 
 
 def _place(where: dict[str, Any]) -> str:

@@ -22,9 +22,11 @@ METHODS = {
     "simgd": "SimGD",
     "conopt": "ConOpt",
     "jare": "JARE",
+    "dualing": "Dualing GAN, scores",
     "nsgda": "nSGDA",
     "ada_nsgda": "Ada-nSGDA",
 }
+SHORT = ("none", "sn", "fpc3", "fpc5", "fpc7", "fpc9", "fpc17", "apc", "apc_goal")  # what the front page shows
 LOSSES = {"HingeLoss": "hinge", "NonSaturatingLoss": "non-saturating"}
 NAMES = {
     "condition": "largest modified condition number",
@@ -57,6 +59,21 @@ def board(content: Mapping[str, Any]) -> list[str]:
         divergence = _spread(cell["kl_to_uniform"], 2) if "kl_to_uniform" in cell else "diverged"
         columns = [METHODS[cell["method"]], where, str(len(cell["seeds"])), _spread(cell["modes_covered"], 0)]
         lines.append("| " + " | ".join([*columns, divergence, _spread(equal, 0) if equal else ""]) + " |")
+    return lines
+
+
+def mode_coverage_short(content: Mapping[str, Any]) -> list[str]:
+    """Return the central row's methods alone."""
+    iterations = content["settings"]["iterations"]
+    lines = [
+        f"| discriminator | seeds | modes covered after {iterations:,} iterations: median (range) | KL to uniform |",
+        "|---|---|---|---|",
+    ]
+    cells = {cell["method"]: cell for cell in content["result"]["summary"] if is_central(cell)}
+    for method in (method for method in SHORT if method in cells):
+        cell = cells[method]
+        numbers = [str(len(cell["seeds"])), _spread(cell["modes_covered"], 0), _spread(cell["kl_to_uniform"], 2)]
+        lines.append("| " + " | ".join([METHODS[method], *numbers]) + " |")
     return lines
 
 

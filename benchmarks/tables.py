@@ -9,12 +9,16 @@ exit status says whether all pages are up to date.
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mode_coverage_tables import mode_coverage
+from dualing_tables import dualing_box, dualing_cost, dualing_gaussians
+from faults_tables import faults, faults_points
+from markdown_tables import markdown
+from mode_coverage_tables import mode_coverage, mode_coverage_short
 from results_file import RESULTS
+from settings_matrix import settings_matrix
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = {  # PC-GAN, Table 1, CIFAR-10: FID; max, second max and mean modified condition number
@@ -27,13 +31,6 @@ METHODS = {"sn": "SN", "fpc3": "FPC-3", "fpc7": "FPC-7", "apc": "APC"}
 GAME_METHODS = {"simgd": "SimGD", "conopt": "ConOpt", "jare": "JARE"}
 OPTIMIZERS = {"adam": "Adam", "ada_nsgda": "Ada-nSGDA", "nsgda": "nSGDA", "sgda": "SGDA"}
 NETWORK_METHODS = {"gan": "standard GAN", "conopt": "ConOpt", "sn": "SN", "jare": "JARE"}
-
-
-def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]], *notes: str) -> list[str]:
-    """Return the lines of a table, and of paragraphs below it."""
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    return lines + [line for note in notes for line in ("", note)]
 
 
 def beginnings(rows: Iterable[dict[str, Any]]) -> str:
@@ -72,29 +69,29 @@ def table1(content: dict[str, Any]) -> list[str]:
     return markdown(heads, lines, note)
 
 
-def table1_short(content: dict[str, Any]) -> list[str]:
-    """Return what of Table 1 says most, beside the published numbers."""
-    rows, settings = content["result"], content["settings"]
-    heads = ["discriminator", "classifier FID", "largest, mean condition number"]
-    lines = []
-    for row in rows:
-        published, largest, _, mean = PUBLISHED[row["method"]]
-        here = f"{row['classifier_fid']:.2f}", f"{row['max']:.2f}, {row['mean']:.2f}"
-        lines.append([METHODS[row["method"]], *here, str(published), f"{largest}, {mean}"])
-    note = (
-        f"Left: {settings['iterations']:,} iterations at widths {'/'.join(map(str, settings['widths']))}, one seed, "
-        "features of a small classifier. Right: the paper's Table 1, 200,000 iterations at widths 256/128, Inception "
-        "features. Condition numbers are the modified ones, of the weights after the polynomial."
-    )
-    return markdown([*heads, "published FID", "published largest, mean"], lines, note)
-
-
 def preconditioning_overhead(content: dict[str, Any]) -> list[str]:
     result = content["result"]
     rows = [[n, f"{1e3 * s:.0f}", f"{result['ratio'][n]:.3f}"] for n, s in result["median_seconds"].items()]
     spectrum = f"{1e3 * result['spectrum_seconds']:.0f} ms, {100 * result['spectrum_share']:.4f}%"
     heads = ["discriminator's weights", "median ms a step", "ratio to torch's spectral norm"]
     return markdown(heads, rows, f"One measurement of the full spectrum takes {spectrum} of 1,000 iterations.")
+
+
+def convolution_spectra(content: dict[str, Any]) -> list[str]:
+    """Return time, memory and error of the full spectrum, and in words what the norm alone costs."""
+    settings, result = content["settings"], content["result"]
+    names = {"ours": "half of the frequencies", "float32": "public, float32", "float64": "public, float64"}
+    rows = []
+    for row in result["spectra"]:
+        size = f"{row['channels']} -> {row['channels']}"
+        cells = f"{row['seconds']:.2f}", f"{row['time_ratio']:.2f}", f"{row['peak_mebibytes']:.0f}"
+        rows.append([size, names[row["method"]], *cells, f"{row['error']:.0e}"])
+    shares = ", ".join(f"{name} {100 * share:.1f}%" for name, share in result["share_of_step"].items())
+    note = (
+        f"Error: the largest over the norm, against float64. The norms of all layers in every iteration, as a share of "
+        f"a training step of ResNet-32 of width {settings['width']}, batch {settings['batch_size']}: {shares}."
+    )
+    return markdown(["channels", "method", "seconds", "times ours", "peak MiB", "error"], rows, note)
 
 
 def throughput(content: dict[str, Any]) -> list[str]:
@@ -241,40 +238,31 @@ def mixture(content: dict[str, Any]) -> list[str]:
     return markdown(["method", "modes covered", "share of high-quality samples"], lines, note)
 
 
-def faults(content: dict[str, Any]) -> list[str]:
-    """Return where the kills hit, and how many runs ended as the undisturbed one did."""
-    result, settings = content["result"], content["settings"]
-    kinds = ("before the first checkpoint", "between checkpoints")
-    kinds += ("while a checkpoint was written", "after the last iteration")
-
-    def kind_of(where: dict[str, Any]) -> str:
-        if any(name.endswith(".part") for name in where["checkpoints"]):
-            return kinds[2]
-        if not where["checkpoints"]:
-            return kinds[0]
-        return kinds[3] if where["iteration"] == settings["iterations"] else kinds[1]
-
-    kills = [(kind_of(where), not run["differences"]) for run in result["runs"] for where in run["kills"]]
-    ends = {kind: [same for found, same in kills if found == kind] for kind in kinds}
-    rows = [[kind, str(len(same)), str(sum(same))] for kind, same in ends.items()]
-    rows.append(["in all", str(result["kills"]), f"{result['survived']} of {result['kills']}"])
-    note = (
-        f"{len(result['runs'])} runs of {settings['iterations']} iterations on digits, killed "
-        f"{max(len(run['kills']) for run in result['runs'])} times at most, seed {settings['seed']}."
-    )
-    return markdown(["killed", "kills", "ended bit-identical"], rows, note)
-
-
-_OF_RUNS = (faults, jare_networks, mixture, table1, table1_short, wgan_gp)
-_OF_TIMES = (game_updates, guards, optimizers, preconditioning_overhead, processes, scoring, throughput)
+_OF_RUNS = (faults, faults_points, jare_networks, mixture, table1, wgan_gp)
+_OF_TIMES = (
+    convolution_spectra,
+    game_updates,
+    guards,
+    optimizers,
+    preconditioning_overhead,
+    processes,
+    scoring,
+    throughput,
+)
 TABLES = {function.__name__: function for function in (*_OF_RUNS, *_OF_TIMES)} | {
+    "dualing_box": dualing_box,
+    "dualing_cost": dualing_cost,
+    "dualing_gaussians": dualing_gaussians,
     "mixture_small": mixture,
     "mode_coverage": mode_coverage,
+    "mode_coverage_short": mode_coverage_short,
 }
 
 
 def table(name: str) -> str:
     """Return one table and the line that says where it was measured."""
+    if name == settings_matrix.__name__:  # nothing is measured
+        return "\n".join(settings_matrix())
     content = json.loads((RESULTS / f"{name.removesuffix('_short')}.json").read_text())
     where = content["environment"]
     versions = ", ".join(f"{package} {number}" for package, number in where["versions"].items())

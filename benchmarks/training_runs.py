@@ -11,7 +11,7 @@ from typing import Any, Optional
 
 import torch
 
-from pcgan_lightning.runs import ENVIRONMENT_FILE, EVALUATIONS, LAST_CHECKPOINT, METRICS_FILE, read_rows
+from pcgan_lightning.runs import ENVIRONMENT_FILE, EVALUATIONS, LAST_CHECKPOINT, METRICS_FILE, read_numbers
 
 ROOT = Path(__file__).parents[1]
 FEATURES = {"classifier": "ClassifierFeatures", "inception": "InceptionFeatures"}
@@ -84,7 +84,7 @@ def iterations_done(folder: Path) -> int:
 
 def rows(folder: Path) -> list[dict[str, float]]:
     """Return the rows of a run's metrics.csv, without empty cells."""
-    return [{key: float(value) for key, value in row.items()} for row in read_rows(folder / METRICS_FILE)]
+    return read_numbers(folder / METRICS_FILE)
 
 
 def final_row(folder: Path) -> dict[str, Any]:

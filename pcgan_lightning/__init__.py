@@ -10,6 +10,7 @@ from typing import Any
 _HOMES = {
     "GAN": "modules",
     "AdaptivePreconditioning": "callbacks",
+    "DualingGAN": "modules",
     "FixedPreconditioning": "callbacks",
     "SampleGridLogger": "callbacks",
     "ScoreLogger": "callbacks",

@@ -120,3 +120,15 @@ def test_killed_runs_end_as_the_undisturbed_one(tmp_path, monkeypatch):
     header, _, *rest = (reference / "metrics.csv").read_bytes().splitlines(keepends=True)
     (reference / "metrics.csv").write_bytes(header + b"".join(rest))
     assert script.differences(killed[0], reference) == ["optimizer_states/0/state/0/exp_avg", "metrics.csv"]
+
+
+def test_a_kill_at_a_file_operation_changes_nothing(tmp_path):
+    """One by SIGKILL, and in the middle of a checkpoint's writing; all of them take half an hour."""
+    command = [sys.executable, ROOT / "benchmarks" / "faults.py", "--points", "--runs", tmp_path, "--iterations", "2"]
+    done = subprocess.run(
+        [*map(str, command), "--only", "19", "69"], capture_output=True, text=True, timeout=500, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "\n 69 write run/checkpoints/iteration_0000002.ckpt.part: bit-identical\n" in done.stdout
+    assert "| 2 | 2 of 2 |" in done.stdout
+    assert "1 times by SIGKILL" in done.stdout

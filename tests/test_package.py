@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ FLOORS = [
     {"modules", "metrics", "report"},
     {"callbacks"},
     {"cli"},
+    {"__main__"},
 ]
 MATHEMATICS = ["spectra", "losses", "optim", "games", "networks"]
 
@@ -55,8 +57,9 @@ def test_imports_only_go_down_and_through_the_door(module):
             assert module.startswith(folder), f"{module} imports the private {name}.{what}"
 
 
-def test_report_needs_neither_torch_nor_lightning():
-    code = "import sys; import pcgan_lightning.report; print({'torch', 'lightning'} & set(sys.modules))"
+def test_report_and_yaml_need_neither_torch_nor_lightning():
+    imports = "import sys, pcgan_lightning.report; from pcgan_lightning.runs import load_yaml"
+    code = f"{imports}; print({{'torch', 'lightning'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -76,12 +79,6 @@ def test_yaml_is_read_in_one_place():
         if any(name.partition(".")[0] in others for name in names):
             readers.add(module)
     assert readers == {"pcgan_lightning.runs.yaml_files"}
-
-
-def test_yaml_needs_neither_torch_nor_lightning():
-    code = "import sys; from pcgan_lightning.runs import load_yaml; print({'torch', 'lightning'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
 
 
 def test_mathematics_needs_no_lightning():
@@ -120,3 +117,17 @@ def test_architecture_describes_the_tree():
     for path in (ROOT / "pcgan_lightning").iterdir():
         if not path.name.startswith("_"):
             assert f"`{path.name}{'/' if path.is_dir() else ''}`" in architecture, path.name
+
+
+def test_every_promise_names_a_test_that_is_there():
+    """docs/trust.md: each row of its tables ends with the tests that guard it."""
+    page = (ROOT / "docs" / "trust.md").read_text()
+    rows = [line for line in page.splitlines() if re.match(r"\| (?!Promise)", line)]
+    assert len(rows) > 20
+    assert [row for row in rows if not re.search(r"\| (`[^`]+`(, )?)+ \|$", row)] == []
+    named = re.findall(r"`(tests/[^`]*)`", page)
+    assert len(named) == page.count("tests/")
+    for path, _, test in (name.partition("::") for name in named):
+        found = {node.name for node in ast.walk(ast.parse((ROOT / path).read_text())) if hasattr(node, "name")}
+        assert test.startswith("test_"), path
+        assert test in found, f"{path} has no {test}"

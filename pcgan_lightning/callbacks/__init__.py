@@ -17,17 +17,18 @@ from pcgan_lightning.callbacks.preconditioning import (
     AdaptivePreconditioning,
     FixedPreconditioning,
     Preconditioning,
-    SVDParametrization,
 )
 from pcgan_lightning.callbacks.running import (
     Acceleration,
     GANProgressBar,
+    LostProcessError,
     NonFiniteError,
     NonFiniteGuard,
     RunCheckpoint,
     RunRecord,
     StopOnSignal,
 )
+from pcgan_lightning.callbacks.svd import SVDParametrization
 
 __all__ = [
     "Acceleration",
@@ -39,6 +40,7 @@ __all__ = [
     "GANProgressBar",
     "JacobianSpectrumLogger",
     "LearningSpeedLogger",
+    "LostProcessError",
     "ModeCoverageLogger",
     "ModeLogger",
     "Monitor",

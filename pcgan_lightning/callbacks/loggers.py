@@ -5,6 +5,7 @@ have one of each kind.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pcgan_lightning.callbacks.targets import connected
+from pcgan_lightning.runs import write_whole
 
 
 def run_folder(trainer: "pl.Trainer") -> Path:
@@ -54,9 +56,7 @@ def log_picture(trainer: "pl.Trainer", key: str, file: str, picture: Image.Image
     """Save a picture as PNG under `file` in the run folder, and show it in the loggers that show images."""
     if not trainer.is_global_zero or connected(trainer).fast_dev_run:
         return
-    path = run_folder(trainer) / file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    write_whole(run_folder(trainer) / file, partial(picture.save, format="PNG"))
     logger: Any
     for logger in trainer.loggers:
         if hasattr(logger, "log_image"):

@@ -1,4 +1,4 @@
-"""FPC, APC and the SVD baseline of PC-GAN as callbacks on any LightningModule."""
+"""FPC and APC of PC-GAN as callbacks on any LightningModule."""
 
 import bisect
 import warnings
@@ -10,16 +10,17 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from pcgan_lightning.arguments import require_at_least
+from pcgan_lightning.arguments import require_at_least, require_one_of
 from pcgan_lightning.callbacks.loggers import log_scalars
 from pcgan_lightning.callbacks.targets import Target, check_interval, completed_iterations, resolve_target, target_name
+from pcgan_lightning.modules import check_optimizers, check_strategy
 from pcgan_lightning.spectra import (
     LayerChoice,
+    Norm,
     Polynomial,
     as_polynomial,
     chosen_layers,
     modified_condition_number,
-    orthogonal_svd,
     precondition,
     preconditioners,
     singular_values,
@@ -54,11 +55,21 @@ class Preconditioning(Callback):
         return self._generate_state_key(target=target_name(self.target))
 
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        """Put the PC-layers on, before a checkpoint is loaded and the optimizers are made."""
+        """Put the PC-layers on, before a checkpoint is loaded and the optimizers are made.
+
+        Raises:
+            ValueError: for a strategy that divides the networks, or leaves them in another process.
+        """
+        check_strategy(trainer)
         self.attach(resolve_target(pl_module, self.target))
 
     def on_fit_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Attach again: a loaded checkpoint may have been made with other PC-layers, or none."""
+        """Attach again: a loaded checkpoint may have been made with other PC-layers, or none.
+
+        Raises:
+            ValueError: for an optimizer that is divided among processes.
+        """
+        check_optimizers(trainer.optimizers)
         self.attach(resolve_target(pl_module, self.target))
 
     def attach(self, network: nn.Module) -> None:
@@ -77,9 +88,14 @@ class FixedPreconditioning(Preconditioning):
         target: see :class:`Preconditioning`, as for the other arguments.
         layers: which layers get the polynomial.
         normalize_rest: whether the other layers get spectral normalisation.
+        norm: what convolutions are divided by: ``"matrix"``, the norm of the reshaped weight, or ``"operator"``, that
+            of the convolution on images; see :func:`~pcgan_lightning.spectra.precondition`.
+        input_shape: for ``norm="operator"``, the shape of one input of the target, e.g. ``(3, 32, 32)``.
+        hold_norm: for ``norm="operator"``, whether the norm is a constant for the gradient.
 
     Raises:
-        ValueError: for an unknown degree; at setup, for a target that is missing or holds no weight matrix.
+        ValueError: for an unknown degree or norm, or ``norm="operator"`` without a shape; at setup, for a target that
+            is missing or holds no weight matrix.
 
     Example:
         ``Trainer(callbacks=[FixedPreconditioning(degree=3)]).fit(your_gan)``
@@ -91,14 +107,31 @@ class FixedPreconditioning(Preconditioning):
         target: Target = "discriminator",
         layers: LayerChoice = "convolutions",
         normalize_rest: bool = True,
+        norm: Norm = "matrix",
+        input_shape: Optional[Sequence[int]] = None,
+        hold_norm: bool = False,
     ) -> None:
         as_polynomial(degree)  # an unknown degree is refused here, before anything runs
+        require_one_of(("matrix", "operator"), norm=norm)
+        if norm == "operator" and input_shape is None:
+            raise ValueError("argument `input_shape` must be given for norm='operator', e.g. (3, 32, 32), got None")
         super().__init__(target, layers, normalize_rest)
         self.degree = degree
+        self.norm = norm
+        self.input_shape = input_shape
+        self.hold_norm = hold_norm
 
     def attach(self, network: nn.Module) -> None:
         """Put the PC-layers on; the configured degree wins over that of a loaded checkpoint."""
-        precondition(network, self.degree, self.layers, self.normalize_rest)
+        precondition(
+            network,
+            self.degree,
+            self.layers,
+            self.normalize_rest,
+            norm=self.norm,
+            input_shape=self.input_shape,
+            hold_norm=self.hold_norm,
+        )
 
 
 class AdaptivePreconditioning(Preconditioning):
@@ -266,21 +299,3 @@ def _check_goal(goal: float, hysteresis: float, thresholds: tuple[float, ...], d
         raise ValueError(f"argument `thresholds` must be left out where there is a `goal`, got {thresholds}")
     if not degrees:
         raise ValueError("argument `degrees` must name at least one polynomial, got ()")
-
-
-class SVDParametrization(Preconditioning):
-    r"""The baseline "SVD": the target's weights become :math:`U^\top \mathrm{diag}(d) V`.
-
-    Let the discriminator's loss have :class:`~pcgan_lightning.losses.DOptimalPenalty` (``penalty`` of ``GAN``), without
-    which nothing keeps U and V orthogonal.
-
-    Args:
-        target: the network: a dotted name in the LightningModule, or a function of it.
-    """
-
-    def __init__(self, target: Target = "discriminator") -> None:
-        super().__init__(target, "all", normalize_rest=False)
-
-    def attach(self, network: nn.Module) -> None:
-        """Parametrise all layers; again, those that are not."""
-        orthogonal_svd(network)

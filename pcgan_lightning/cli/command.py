@@ -8,35 +8,39 @@ from pathlib import Path
 from typing import Any, Optional
 
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
-from lightning.pytorch import LightningDataModule
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from typing_extensions import override
 
-# Imported for their names: a config may say `class_path: GAN` without the package's path.
-from pcgan_lightning import callbacks, data, games, losses, metrics, modules, networks, optim  # noqa: F401
-from pcgan_lightning.cli.evaluate import evaluate
-from pcgan_lightning.cli.fit import PCGANCLI, SaveRunConfig
-from pcgan_lightning.cli.generate import generate
-from pcgan_lightning.report import report
-from pcgan_lightning.runs import check_classes, check_config_file, distrust_configs
+from pcgan_lightning import __version__
+from pcgan_lightning.runs import check_config_file, distrust_configs
 
-FUNCTIONS: dict[str, Callable[..., None]] = {"evaluate": evaluate, "generate": generate}
-COMMANDS = (*LightningCLI.subcommands(), *FUNCTIONS, "report", "classifier")
+# What a command needs is imported where it is called: torch and Lightning alone take several seconds, which nobody
+# should wait for a page of help or a mistyped argument.
+COMMANDS = {
+    "fit": "train a GAN, or go on with a run",
+    "validate": "both players' losses on held-out images",
+    "test": "the same by another name, as Lightning has it",
+    "predict": "the discriminator's scores of images",
+    "evaluate": "score a checkpoint: FID, inception score, KID, precision and recall, or modes",
+    "generate": "images from a checkpoint",
+    "compare": "train several configurations side by side, and write one page over them",
+    "report": "write one page that compares runs",
+    "classifier": "train a classifier whose features score images",
+}
+HELP = """usage: pcgan COMMAND ...
+
+Train GANs whose discriminators are preconditioned.
+
+commands, each with --help:
+{commands}
+
+options:
+  -h, --help     show this page
+  --version      show the version
+  --debug        with a command: show the traceback of a mistake
+"""
 # Of all others, which may be mistakes of ours, the line tells the type and how to see more.
-EXPECTED_ERRORS = (ArgumentError, ValueError, OSError, ModuleNotFoundError, MisconfigurationException)
-CLASSIFIER = (modules.Classifier, data.LabelledImageDataModule)
+EXPECTED_ERRORS = (ArgumentError, ValueError, OSError, ModuleNotFoundError)
 # Some parsers repeat whole configurations.
 LONGEST_LINE = 1500
-
-
-class ClassifierCLI(LightningCLI):
-    """LightningCLI that builds classes only."""
-
-    @override
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        super().parse_arguments(parser, args)
-        check_classes(self.config[self.config.subcommand], owners=CLASSIFIER)
 
 
 def main(arguments: Optional[list[str]] = None) -> None:
@@ -51,7 +55,7 @@ def main(arguments: Optional[list[str]] = None) -> None:
         if debug:
             raise
         if isinstance(error, EXPECTED_ERRORS) and str(error):
-            sys.exit(_report(str(error), hint=_advice(error)))
+            sys.exit(_report(str(error)))
         sys.exit(_report(f"{type(error).__name__}: {error}", hint=" (--debug shows where)"))
 
 
@@ -60,54 +64,65 @@ def _run() -> None:
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     if not command.startswith("-") and command not in COMMANDS:
         raise ValueError(f"argument `command` must be one of {', '.join(COMMANDS)}, got {command or 'none'}")
+    if command in ("-h", "--help"):
+        print(HELP.format(commands="\n".join(f"  {name:14} {what}" for name, what in COMMANDS.items())), end="")
+        return
+    if command == "--version":
+        print(f"pcgan {__version__}")
+        return
     distrust_configs()
     for path in _config_files(sys.argv[2:]):
         check_config_file(path)
-    if command in FUNCTIONS:
-        _call(command)
+    if command == "evaluate":
+        from pcgan_lightning.cli.evaluate import evaluate
+
+        _call(evaluate, builds_classes=True)
+    elif command == "generate":
+        from pcgan_lightning.cli.generate import generate
+
+        _call(generate)
     elif command == "report":
-        parser = ArgumentParser(prog="pcgan report", exit_on_error=False)
-        parser.add_argument("runs", nargs="+", type=Path, help="run folders of `pcgan fit`")
-        parser.add_function_arguments(report, skip={"runs"})
-        report(**parser.parse_args(sys.argv[2:]).as_dict())
-    elif command == "classifier":
-        sys.argv[:2] = ["pcgan classifier"]
-        description = "Train a classifier whose features score images."
-        ClassifierCLI(
-            *CLASSIFIER,
-            auto_configure_optimizers=False,
-            save_config_callback=None,
-            parser_kwargs=_parser_kwargs(ClassifierCLI, "pcgan classifier", description),
-        )
+        from pcgan_lightning.report import report
+
+        _call_with_paths(report, "runs", "run folders of `pcgan fit`", sys.argv[2:])
+    elif command == "compare":
+        from pcgan_lightning.cli.compare import compare
+
+        own, further = _split(sys.argv[2:])
+        usage = "configurations of `pcgan fit`; arguments after -- go to each of them"
+        _call_with_paths(compare, "configs", usage, own, arguments=further)
     else:
-        description = "Train GANs. Further commands: pcgan generate, evaluate, report, classifier; each has --help."
-        PCGANCLI(
-            modules.TwoPlayerModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            save_config_callback=SaveRunConfig,
-            parser_kwargs=_parser_kwargs(PCGANCLI, "pcgan", description),
-        )
+        from pcgan_lightning.cli.training import train, train_classifier
+
+        train_classifier() if command == "classifier" else train()
 
 
-def _call(command: str) -> None:
-    """Call one of the functions with its arguments from the command line."""
-    parser = ArgumentParser(prog=f"pcgan {command}", exit_on_error=False)
+def _call(function: Callable[..., None], builds_classes: bool = False) -> None:
+    """Call a function with its arguments from the command line."""
+    parser = ArgumentParser(prog=f"pcgan {function.__name__}", exit_on_error=False)
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file of arguments")
-    parser.add_function_arguments(FUNCTIONS[command], as_positional=True, sub_configs=True)
+    parser.add_function_arguments(function, as_positional=True, sub_configs=True)
     config = parser.parse_args(sys.argv[2:])
-    check_classes(config)
+    if builds_classes:
+        from pcgan_lightning.runs import check_classes
+
+        check_classes(config)
     arguments = parser.instantiate_classes(config).as_dict()
-    FUNCTIONS[command](**{name: value for name, value in arguments.items() if name != "config"})
+    function(**{name: value for name, value in arguments.items() if name != "config"})
 
 
-def _advice(error: Exception) -> str:
-    """Return by which arguments a run goes on after an error, empty for one that has no such way."""
-    if isinstance(error, callbacks.NonFiniteError) and error.checkpoint is not None:
-        return " (--ckpt_path last continues, --guard.action=restore lets it go back by itself)"
-    return ""
+def _call_with_paths(function: Callable[..., None], name: str, usage: str, said: list[str], **given: Any) -> None:
+    """Call a function of several paths with its arguments from the command line."""
+    parser = ArgumentParser(prog=f"pcgan {function.__name__}", exit_on_error=False)
+    parser.add_argument(name, nargs="+", type=Path, help=usage)
+    parser.add_function_arguments(function, skip={name, *given})
+    function(**parser.parse_args(said).as_dict(), **given)
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return what stands before and after ``--``."""
+    place = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:place], arguments[place + 1 :]
 
 
 def _config_files(arguments: list[str]) -> list[Path]:
@@ -115,12 +130,6 @@ def _config_files(arguments: list[str]) -> list[Path]:
     pairs = [a.split("=", 1) for a in arguments if a.startswith("--config=")]
     pairs += [list(pair) for pair in itertools.pairwise(arguments) if pair[0] == "--config"]
     return [Path(path) for _, path in pairs if not path.lstrip().startswith("{")]
-
-
-def _parser_kwargs(cli: type[LightningCLI], program: str, description: str) -> dict[str, Any]:
-    """Return what makes parsers raise instead of printing a page of usage."""
-    subcommands = {name: {"exit_on_error": False} for name in cli.subcommands()}
-    return {"prog": program, "description": description, "exit_on_error": False, **subcommands}
 
 
 def _report(message: str, hint: str = "") -> int:

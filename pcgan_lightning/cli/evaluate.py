@@ -25,7 +25,15 @@ from pcgan_lightning.metrics import (
     score_generator,
     score_samples,
 )
-from pcgan_lightning.runs import CONFIG_FILE, check_classes, evaluation_path, read_yaml, save_scores, unused_path
+from pcgan_lightning.runs import (
+    CONFIG_FILE,
+    check_classes,
+    evaluation_path,
+    last_config,
+    read_yaml,
+    save_scores,
+    unused_path,
+)
 
 SCORED_IMAGES, MODE_SAMPLES = 10_000, 25_600
 
@@ -115,7 +123,7 @@ def _data_of(run: Optional[Path], checkpoint: Path) -> ImageDataModule:
             f"{checkpoint}"
         )
     # Each continuation of a run leaves the configuration that it was asked for.
-    path = max(run.glob(f"{Path(CONFIG_FILE).stem}*.yaml"), key=lambda path: path.stat().st_mtime)
+    path = last_config(run)
     content = read_yaml(path, "checkpoint")
     config = content.get("data") if isinstance(content, dict) else None
     if config is None:

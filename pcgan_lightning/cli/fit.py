@@ -26,24 +26,29 @@ from pcgan_lightning.callbacks import (
     StopOnSignal,
 )
 from pcgan_lightning.cli.loggers import send_logs_to
-from pcgan_lightning.modules import TwoPlayerModule
+from pcgan_lightning.modules import TwoPlayerModule, check_strategy
 from pcgan_lightning.runs import (
     CHECKPOINTS,
     CONFIG_FILE,
     LAST_CHECKPOINT,
+    METRICS_FILE,
     NOT_COMPARED,
     SETTINGS,
     WANDB_ID_FILE,
     RunCSVLogger,
     check_classes,
     check_hyper_parameters,
+    check_no_run,
+    check_records,
     check_unused,
     check_writable,
     claimed,
     compare_settings,
     last_checkpoint,
     read_checkpoint,
+    read_numbers,
     unused_path,
+    write_config,
     write_whole,
 )
 
@@ -147,7 +152,10 @@ class PCGANCLI(LightningCLI):
             continues = folder.resolve() in Path(checkpoint).resolve().parents
         if fit:
             self._continues = continues
-            if not continues:
+            if continues:
+                check_records(folder, "argument `run_dir` must hold readable files")
+                read_numbers(folder / METRICS_FILE)
+            else:
                 check_unused(folder)
             if checkpoint:
                 _compare_with(Path(checkpoint), self._parser("fit"), self.save_config_kwargs["requested"])
@@ -173,6 +181,7 @@ class PCGANCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Let the first process claim the run folder for all, after all that may be refused without a trace."""
+        check_strategy(self.trainer)
         config = self.config[self.subcommand]
         if config.trainer.fast_dev_run or getattr(rank_zero_only, "rank", 0) != 0:
             return
@@ -183,8 +192,8 @@ class PCGANCLI(LightningCLI):
                 f"argument `run_dir` must be a folder that no other run writes to, got {folder}, where one has just "
                 "saved a checkpoint; start again"
             )
-        if not self._continues:
-            check_unused(folder)
+        if not self._continues:  # loggers of others may have made folders there by now
+            check_no_run(folder)
 
     def after_fit(self) -> None:
         """Save the final state, whatever the interval of checkpoints."""
@@ -205,6 +214,7 @@ class SaveRunConfig(SaveConfigCallback):
 
     def __init__(self, parser: LightningArgumentParser, config: Namespace, requested: Namespace) -> None:
         super().__init__(parser, requested)
+        self._settings = ""  # written out once, which takes longer than the rest of a small checkpoint
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -213,7 +223,8 @@ class SaveRunConfig(SaveConfigCallback):
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save what a run that goes on is compared with, but for what is about the call alone."""
-        checkpoint[SETTINGS] = _settings(self.parser, self.config)
+        self._settings = self._settings or _settings(self.parser, self.config)
+        checkpoint[SETTINGS] = self._settings
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -221,7 +232,7 @@ class SaveRunConfig(SaveConfigCallback):
         trial = trainer.fast_dev_run  # type: ignore[attr-defined]  # Lightning sets it later
         if trainer.is_global_zero and not trial:
             folder = Path(trainer.default_root_dir)
-            write_whole(unused_path(folder / CONFIG_FILE), self.parser.dump(self.config, skip_none=False))
+            write_config(unused_path(folder / CONFIG_FILE), self.parser.dump(self.config, skip_none=False))
             self.save_config(trainer, pl_module, "fit")
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):

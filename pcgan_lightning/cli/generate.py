@@ -3,14 +3,14 @@
 import pkgutil
 import sys
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from pcgan_lightning.arguments import require_at_least
-from pcgan_lightning.data import draw_samples, to_pillow, to_uint8
-from pcgan_lightning.modules import TwoPlayerModule
-from pcgan_lightning.runs import check_hyper_parameters, read_checkpoint
+from pcgan_lightning.runs import CHECKPOINTS, check_records, require_checkpoint_file
+
+# The functions import torch and Lightning only after the arguments are checked.
+if TYPE_CHECKING:
+    from pcgan_lightning.modules import TwoPlayerModule
 
 
 def generate(
@@ -41,6 +41,11 @@ def generate(
     target = output.with_suffix(".png") if grid else output
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise FileExistsError(f"argument `output` must not exist yet or be an empty folder, got {target}")
+    require_checkpoint_file(checkpoint, argument="checkpoint")
+    import torch
+
+    from pcgan_lightning.data import draw_samples, to_pillow, to_uint8
+
     gan, _ = load_gan(checkpoint, device)
     if not grid and len(getattr(gan.generator, "image_shape", "CHW")) == 1:
         raise ValueError("argument `grid` must be true for a generator of points, all in one picture, got False")
@@ -54,7 +59,7 @@ def generate(
     print(f"{count} images in {target}", file=sys.stderr)
 
 
-def load_gan(checkpoint: Path, device: str = "auto") -> tuple[TwoPlayerModule, int]:
+def load_gan(checkpoint: Path, device: str = "auto") -> tuple["TwoPlayerModule", int]:
     """Return the module of a checkpoint, in evaluation mode, and the iteration at which it was written.
 
     Args:
@@ -66,6 +71,11 @@ def load_gan(checkpoint: Path, device: str = "auto") -> tuple[TwoPlayerModule, i
         ValueError: if it is no checkpoint, or none of a module of this package with a generator, or there is no such
             device.
     """
+    import torch
+
+    from pcgan_lightning.modules import TwoPlayerModule
+    from pcgan_lightning.runs import check_hyper_parameters, read_checkpoint
+
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -73,12 +83,14 @@ def load_gan(checkpoint: Path, device: str = "auto") -> tuple[TwoPlayerModule, i
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"argument `device` must be one that torch finds here, got {device!r}") from error
     content = read_checkpoint(checkpoint, argument="checkpoint")
+    if checkpoint.resolve().parent.name == CHECKPOINTS:
+        check_records(checkpoint.resolve().parents[1], "argument `checkpoint` must be of a run with readable files")
     rule = f"argument `checkpoint` must be a checkpoint of a GAN of this package, got {checkpoint}"
     weights = content["state_dict"]
     if not any(name.startswith("generator.") for name in weights):
         raise ValueError(f"{rule}, which holds no generator")
     for name, value in weights.items():
-        if isinstance(value, Tensor) and not value.isfinite().all():
+        if isinstance(value, torch.Tensor) and not value.isfinite().all():
             raise ValueError(f"{rule}, whose weights {name!r} are not finite")
     check_hyper_parameters(content, TwoPlayerModule, rule)
     try:

@@ -2,19 +2,20 @@
 
 import io
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar, Union
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
-from datasets import Dataset, IterableDataset
-from datasets.utils.file_utils import xopen
 from lightning.pytorch.utilities import rank_zero_only
 from rich.progress import track
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from pcgan_lightning.data.sources import Images
 
 EncodedImage = dict[str, Any]  # of `datasets`: {"bytes": ..., "path": ...}
 ImageShape = tuple[int, int, int]  # channels, height, width
@@ -33,7 +34,7 @@ def open_image(encoded: EncodedImage) -> PIL.Image.Image:
     """Opens an image of one of `FORMATS`, whatever its name says, turned as its EXIF data says.
 
     Raises:
-        ValueError: If PIL cannot read it, if it has more pixels than PIL's `MAX_IMAGE_PIXELS`, or more than 8
+        ValueError: if PIL cannot read it, if it has more pixels than PIL's `MAX_IMAGE_PIXELS`, or more than 8
             bits per channel: PIL would clip its values to 255 rather than scale them.
     """
     path = (encoded or {}).get("path") or "one without a path"
@@ -60,6 +61,8 @@ def _content(encoded: EncodedImage) -> bytes:
         raise ValueError("there is none")
     if encoded["bytes"] is not None:
         return encoded["bytes"]
+    from datasets.utils.file_utils import xopen  # see `sources`
+
     with xopen(encoded["path"], "rb") as file:
         return file.read()
 
@@ -73,7 +76,7 @@ def decode_images(encoded: Iterable[EncodedImage], image_shape: ImageShape) -> T
     """Decodes images to one shape: resized to cover it (bicubic, antialiased), then centre cropped.
 
     Args:
-        encoded: The images.
+        encoded: the images.
         image_shape: (channels, height, width) of the result. With 1 channel every image is converted to grey,
             with 3 to RGB. An image of that height and width keeps its exact values.
 
@@ -88,9 +91,7 @@ def decode_images(encoded: Iterable[EncodedImage], image_shape: ImageShape) -> T
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
 
-def decode_dataset(
-    dataset: Union[Dataset, IterableDataset], image_shape: ImageShape, workers: int, description: str
-) -> Tensor:
+def decode_dataset(dataset: "Images", image_shape: ImageShape, workers: int, description: str) -> Tensor:
     """Decodes a dataset of one column of undecoded images.
 
     Returns:
@@ -98,7 +99,7 @@ def decode_dataset(
     """
     columns = (next(iter(rows.values())) for rows in dataset.iter(CHUNK))
     chunks = map_ahead(lambda encoded: decode_images(encoded, image_shape), columns, workers)
-    if isinstance(dataset, IterableDataset):  # of unknown length
+    if not isinstance(dataset, Sized):  # a stream
         return torch.cat(list(chunks))
     # Filled in place: joining the chunks at the end would take the memory twice.
     images = torch.empty(len(dataset), *image_shape, dtype=torch.uint8)

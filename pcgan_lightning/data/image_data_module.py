@@ -1,12 +1,12 @@
 """Real images for GANs, from any dataset that the `datasets` library opens."""
 
 import warnings
+from collections.abc import Sized
 from math import prod
 from pathlib import Path
-from typing import Literal, Optional, Union
+from typing import TYPE_CHECKING, Literal, Optional, Union
 
 import torch
-from datasets import Dataset, IterableDataset
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
@@ -16,6 +16,9 @@ from pcgan_lightning.data.loaders import MemoryLoader, SequentialLoader
 from pcgan_lightning.data.real_images import RealImages, digest_encoded
 from pcgan_lightning.data.sources import Images, check_digits, open_digits, open_source, undecoded_images
 from pcgan_lightning.data.streaming import StreamingLoader
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
 
 # A datamodule without validation images is no mistake here.
 warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
@@ -39,7 +42,7 @@ class ImageDataModule(LightningDataModule):
     resumed from a Lightning checkpoint goes on with the very next batch.
 
     Args:
-        source: One of
+        source: one of
 
             * `"digits"`: scikit-learn's 1797 handwritten digits, 8x8 and grey, without a download. Its splits
               are `"train"` and, for `validation_split`, `"test"`, which holds out the last 297.
@@ -47,25 +50,25 @@ class ImageDataModule(LightningDataModule):
             * a local folder of parquet files or of images, whose splits are told by file or folder names with
               `train`, `validation` or `test` in them.
             * a dataset on the Hugging Face hub, such as `"uoft-cs/cifar10"`.
-        name: Configuration of a hub dataset.
-        split: What to train on: a split or, where not streamed, a slice of one, such as `"train[:-1000]"`.
-        validation_split: What to validate, test and predict on, likewise. It is always held in memory.
-        image_column: The column of images. None: the only one of type Image.
-        image_size: Height and width. Images of another size are resized by their shorter side (bicubic,
+        name: configuration of a hub dataset.
+        split: what to train on: a split or, where not streamed, a slice of one, such as `"train[:-1000]"`.
+        validation_split: what to validate, test and predict on, likewise. It is always held in memory.
+        image_column: the column of images. None: the only one of type Image.
+        image_size: height and width. Images of another size are resized by their shorter side (bicubic,
             antialiased) and centre cropped.
         channels: 1 (grey) or 3 (RGB), the same as in the source, which is told by its first image; stray
             images of the other kind are converted. None: 1 for `"digits"`, 3 for everything else.
-        batch_size: Real images of one discriminator update in one process.
-        shuffle_buffer: For streams: encoded images held in memory to shuffle from.
+        batch_size: real images of one discriminator update in one process.
+        shuffle_buffer: for streams: encoded images held in memory to shuffle from.
         streaming: True: stream, without ever downloading or decoding everything. False: decode everything,
             whatever its size. None: download; then decode everything if it takes no more than
             `memory_limit_gb`, else stream it from disk.
-        memory_limit_gb: For `streaming=None`, in 1e9 bytes of decoded images of `split`.
-        iterations_per_epoch: For streams, which have no end: batches that Lightning calls an epoch.
-        decode_workers: Threads that decode.
-        seed: Fixes the order of the images. None: torch's initial seed, which `seed_everything` sets. A
+        memory_limit_gb: for `streaming=None`, in 1e9 bytes of decoded images of `split`.
+        iterations_per_epoch: for streams, which have no end: batches that Lightning calls an epoch.
+        decode_workers: threads that decode.
+        seed: fixes the order of the images. None: torch's initial seed, which `seed_everything` sets. A
             resumed run keeps the seed that it began with.
-        max_images: Take the first so many images of each split only. None: all.
+        max_images: take the first so many images of each split only. None: all.
 
     Attributes:
         image_shape: (channels, height, width).
@@ -212,13 +215,15 @@ class ImageDataModule(LightningDataModule):
 
         Args:
             part: `"train"` for `split`, `"validation"` for `validation_split`.
-            count: How many at most. None: all, or 50,000 of a stream or of what is too large for memory.
+            count: how many at most. None: all, or 50,000 of a stream or of what is too large for memory.
         """
         split = self.split if part == "train" else self.validation_split
         if split is None:
             raise ValueError("argument `validation_split` must name a split to compare with, such as 'test', got None")
         dataset = self._open(split)
-        if isinstance(dataset, IterableDataset):
+        if not isinstance(dataset, Sized):
+            from datasets import Dataset  # see `sources`
+
             dataset = Dataset.from_list(list(dataset.take(count or STREAMED_REAL_IMAGES)), dataset.features)
         elif count is not None or not self._fits(dataset):
             dataset = dataset.take(min(count or STREAMED_REAL_IMAGES, len(dataset)))
@@ -287,14 +292,14 @@ class ImageDataModule(LightningDataModule):
             )
         return dataset
 
-    def _memory_or_stream(self, dataset: Images) -> Union[Tensor, IterableDataset]:
-        if isinstance(dataset, IterableDataset):
+    def _memory_or_stream(self, dataset: Images) -> Union[Tensor, "IterableDataset"]:
+        if not isinstance(dataset, Sized):
             return dataset
         if self.streaming is None and not self._fits(dataset):
             return dataset.to_iterable_dataset(min(LOCAL_SHARDS, len(dataset)))
         return self._decode(dataset, self.split)
 
-    def _fits(self, dataset: Dataset) -> bool:
+    def _fits(self, dataset: "Dataset") -> bool:
         return len(dataset) * prod(self.image_shape) <= self.memory_limit_gb * 1e9
 
     def _decode(self, dataset: Images, split: str) -> Tensor:

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Optional
 
-import datasets
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
@@ -22,16 +21,16 @@ class LabelledImageDataModule(LightningDataModule):
     All images are decoded once and kept in memory as uint8.
 
     Args:
-        source: A local parquet file or folder, or a dataset of the Hugging Face hub, as for `ImageDataModule`.
-        name: Configuration of a hub dataset.
-        split: What to train on.
-        validation_split: What to validate on.
-        image_column: The column of images. None: the only one of type Image.
-        label_column: The column of labels, of type ClassLabel or integers from 0 on.
-        image_size: Height and width; other images are resized by the shorter side and centre cropped.
+        source: a local parquet file or folder, or a dataset of the Hugging Face hub, as for `ImageDataModule`.
+        name: configuration of a hub dataset.
+        split: what to train on.
+        validation_split: what to validate on.
+        image_column: the column of images. None: the only one of type Image.
+        label_column: the column of labels, of type ClassLabel or integers from 0 on.
+        image_size: height and width; other images are resized by the shorter side and centre cropped.
         channels: 1 or 3.
-        batch_size: Images of a batch.
-        decode_workers: Threads that decode.
+        batch_size: images of a batch.
+        decode_workers: threads that decode.
     """
 
     def __init__(
@@ -96,9 +95,11 @@ class LabelledImageDataModule(LightningDataModule):
         return normalize(images), labels
 
     def _decode(self, split: str) -> tuple[Tensor, Tensor]:
+        from datasets import ClassLabel, Value  # see `sources`
+
         dataset = open_source(self.source, self.name, split, streaming=False)
         labels = dataset.features.get(self.label_column)
-        if not isinstance(labels, (datasets.ClassLabel, datasets.Value)) or not labels.dtype.startswith("int"):
+        if not isinstance(labels, (ClassLabel, Value)) or not labels.dtype.startswith("int"):
             raise ValueError(
                 f"argument `label_column` must name a column of integers of {self.source!r}, got "
                 f"{self.label_column!r}, where the columns are {list(dataset.features)}"

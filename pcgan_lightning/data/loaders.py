@@ -22,14 +22,14 @@ class TrainLoader:
     while batch `k` (from 0) is trained on says `k + 1`, and a run resumed from it begins with that one.
 
     Args:
-        batch_size: Real images of one discriminator update in this process.
-        discriminator_steps: Discriminator updates of one iteration.
-        rank: Number of this process.
-        world_size: Number of processes.
-        seed: Not negative; the same in every process.
+        batch_size: real images of one discriminator update in this process.
+        discriminator_steps: discriminator updates of one iteration.
+        rank: number of this process.
+        world_size: number of processes.
+        seed: not negative; the same in every process.
 
     Attributes:
-        equal_batches: Every process gets as many images as the others, so that nobody has to ask them.
+        equal_batches: every process gets as many images as the others, so that nobody has to ask them.
     """
 
     equal_batches = True
@@ -83,17 +83,17 @@ class MemoryLoader(TrainLoader):
 
     Args:
         images: uint8, [N, C, H, W]. Batches are gathered on its device.
-        batch_size: Real images of one discriminator update in this process.
-        discriminator_steps: Discriminator updates of one iteration.
-        rank: Number of this process.
-        world_size: Number of processes.
-        seed: Not negative; the same in every process.
+        batch_size: real images of one discriminator update in this process.
+        discriminator_steps: discriminator updates of one iteration.
+        rank: number of this process.
+        world_size: number of processes.
+        seed: not negative; the same in every process.
 
     Yields:
         float32 in [-1, 1], [discriminator_steps * batch_size, C, H, W].
 
     Raises:
-        ValueError: If there are fewer images than one iteration needs.
+        ValueError: if there are fewer images than one iteration needs.
     """
 
     def __init__(
@@ -138,9 +138,9 @@ class SequentialLoader:
 
     Args:
         images: uint8, [N, C, H, W].
-        batch_size: Images of a batch.
-        rank: Number of this process.
-        world_size: Number of processes.
+        batch_size: images of a batch.
+        rank: number of this process.
+        world_size: number of processes.
 
     Yields:
         float32 in [-1, 1], [batch_size, C, H, W].

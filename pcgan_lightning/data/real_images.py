@@ -17,11 +17,11 @@ class RealImages:
     """Real images, known before they are decoded.
 
     Attributes:
-        description: What they are, for people: whence, which split, of what size.
-        count: How many.
+        description: what they are, for people: whence, which split, of what size.
+        count: how many.
         image_shape: (channels, height, width).
-        digest: Changes whenever an image, their order, number or size does.
-        load: Returns them: uint8, [N, C, H, W].
+        digest: changes whenever an image, their order, number or size does.
+        load: returns them: uint8, [N, C, H, W].
     """
 
     description: str
@@ -35,8 +35,8 @@ def digest_encoded(images: Iterable[EncodedImage], settings: str) -> str:
     """The digest of encoded images, which takes a fraction of the time of decoding them.
 
     Args:
-        images: As `datasets` gives them; those that are only named are read from their files.
-        settings: What else decides the pixels.
+        images: as `datasets` gives them; those that are only named are read from their files.
+        settings: what else decides the pixels.
     """
     digest = hashlib.blake2b(settings.encode(), digest_size=16)
     for image in images:

@@ -1,15 +1,18 @@
 """Where images come from: scikit-learn's digits, local files, or the Hugging Face hub."""
 
+import functools
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
-import datasets
 import numpy as np
 import PIL.Image
-from datasets import Dataset, IterableDataset
-from datasets.exceptions import DatasetGenerationError
 
-Images = Union[Dataset, IterableDataset]
+# `datasets` is imported where it is used: it takes a while, and whoever only puts a callback on a module of their own
+# needs none of it; nor must a folder of that name beside their script be imported in its place.
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+Images = Union["Dataset", "IterableDataset"]  # the latter is a stream, which has no length
 
 # Of scikit-learn's 1797, so that 1500 are left.
 DIGITS_TEST_IMAGES = 297
@@ -31,32 +34,41 @@ def digits_and_labels() -> tuple[np.ndarray, np.ndarray]:
     return np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target
 
 
-def open_digits(split: str, hold_out: bool) -> Dataset:
+def open_digits(split: str, hold_out: bool) -> "Dataset":
     """Scikit-learn's digits: grey, 8x8, their 17 levels scaled to 0..255.
 
     Args:
         split: `"train"`, or `"test"` for the images held out.
-        hold_out: Whether the last 297 images are kept from training.
+        hold_out: whether the last 297 images are kept from training.
     """
-    pixels, _ = digits_and_labels()
-    if hold_out:
-        pixels = pixels[:-DIGITS_TEST_IMAGES] if split == "train" else pixels[-DIGITS_TEST_IMAGES:]
-    images = [PIL.Image.fromarray(image) for image in pixels]
-    return Dataset.from_dict({"image": images}, features=datasets.Features({"image": datasets.Image()}))
+    digits = _encoded_digits()
+    if not hold_out:
+        return digits
+    first = len(digits) - DIGITS_TEST_IMAGES
+    return digits.select(range(first) if split == "train" else range(first, len(digits)))
+
+
+@functools.cache
+def _encoded_digits() -> "Dataset":
+    """All digits as one dataset, made once in a process: it takes as long as dozens of small iterations."""
+    import datasets
+
+    images = [PIL.Image.fromarray(image) for image in digits_and_labels()[0]]
+    return datasets.Dataset.from_dict({"image": images}, features=datasets.Features({"image": datasets.Image()}))
 
 
 def open_source(source: str, name: Optional[str], split: str, streaming: bool) -> Images:
     """Opens a split of a source with the `datasets` library.
 
     Args:
-        source: A local parquet file (whose one split is `"train"`), a local folder of parquet files or of
+        source: a local parquet file (whose one split is `"train"`), a local folder of parquet files or of
             images, or else the name of a dataset on the Hugging Face hub.
-        name: Configuration of a hub dataset.
-        split: A split or, where not streamed, a slice of one, such as `"train[:1000]"`.
-        streaming: Read as one goes, rather than download and convert everything first.
+        name: configuration of a hub dataset.
+        split: a split or, where not streamed, a slice of one, such as `"train[:1000]"`.
+        streaming: read as one goes, rather than download and convert everything first.
 
     Raises:
-        ValueError: If it cannot be opened: one line with the source and the reason.
+        ValueError: if it cannot be opened: one line with the source and the reason.
     """
     path = Path(source).expanduser()
     if path.exists() and name is not None:
@@ -73,10 +85,12 @@ def open_source(source: str, name: Optional[str], split: str, streaming: bool) -
         )
     else:
         where = {"path": source, "name": name}
+    import datasets
+
     try:
         return datasets.load_dataset(**where, split=split, streaming=streaming)
     except Exception as error:  # network, hub, file system, format, split
-        hidden = isinstance(error, DatasetGenerationError) and error.__cause__ is not None
+        hidden = isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__ is not None
         reason = error.__cause__ if hidden else error
         raise ValueError(
             f"argument `source` must be a dataset that opens, got {source!r}, split {split!r}, which failed "
@@ -88,9 +102,11 @@ def undecoded_images(dataset: Images, image_column: Optional[str], source: str) 
     """The column of images alone, undecoded: `{"bytes": ..., "path": ...}`.
 
     Raises:
-        ValueError: If there is no column `image_column`, or if that is None and not exactly one column is of
+        ValueError: if there is no column `image_column`, or if that is None and not exactly one column is of
             type `datasets.Image`, or if the column can't be read as images.
     """
+    import datasets
+
     features = dataset.features or {}
     found = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
     column = found[0] if image_column is None and len(found) == 1 else image_column

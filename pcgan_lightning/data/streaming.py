@@ -2,14 +2,16 @@
 
 from collections.abc import Generator, Iterator
 from itertools import islice
-from typing import Optional, Union
+from typing import TYPE_CHECKING, Optional, Union
 
 import torch
-from datasets import IterableDataset
 from torch import Tensor
 
 from pcgan_lightning.data.decoding import EncodedImage, ImageShape, decode_images, map_ahead
 from pcgan_lightning.data.loaders import TrainLoader, normalize, pass_seed
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
 
 __all__ = ["StreamingLoader"]
 
@@ -24,17 +26,17 @@ class StreamingLoader(TrainLoader):
     pass it was in from the start and throws away, undecoded, what was seen of it.
 
     Args:
-        stream: A dataset of one column of undecoded images.
+        stream: a dataset of one column of undecoded images.
         image_shape: (channels, height, width).
         iterations_per_epoch: `len` of this loader.
-        shuffle_buffer: Encoded images held to shuffle from.
-        workers: Decoding threads.
-        device: Where the batches go.
-        batch_size: Real images of one discriminator update in this process.
-        discriminator_steps: Discriminator updates of one iteration.
-        rank: Number of this process.
-        world_size: Number of processes.
-        seed: Not negative; the same in every process.
+        shuffle_buffer: encoded images held to shuffle from.
+        workers: decoding threads.
+        device: where the batches go.
+        batch_size: real images of one discriminator update in this process.
+        discriminator_steps: discriminator updates of one iteration.
+        rank: number of this process.
+        world_size: number of processes.
+        seed: not negative; the same in every process.
 
     Yields:
         float32 in [-1, 1], [discriminator_steps * batch_size, channels, height, width].
@@ -42,7 +44,7 @@ class StreamingLoader(TrainLoader):
 
     def __init__(
         self,
-        stream: IterableDataset,
+        stream: "IterableDataset",
         image_shape: ImageShape,
         iterations_per_epoch: int,
         shuffle_buffer: int,

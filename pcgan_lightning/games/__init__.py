@@ -1,8 +1,16 @@
 """Two-player games: Jacobians, methods of playing, small games whose answer is known. Pure torch."""
 
 from pcgan_lightning.games.bimodal import BimodalGame, BimodalPlayers, BimodalRun
+from pcgan_lightning.games.dualing import (
+    CostLinearization,
+    DualingMethod,
+    DualingUpdate,
+    LinearDual,
+    ScoreLinearization,
+)
 from pcgan_lightning.games.equilibria import equilibrium_blocks, equilibrium_jacobian
 from pcgan_lightning.games.game import PLAYERS, Game, Player, Players
+from pcgan_lightning.games.inner_problem import DualPoint, InnerProblem, MatrixMap, Solution, binary_entropy
 from pcgan_lightning.games.linear_gan import LinearGAN, LinearRun
 from pcgan_lightning.games.linearization import Linearization
 from pcgan_lightning.games.methods import (
@@ -15,6 +23,7 @@ from pcgan_lightning.games.methods import (
     SymplecticGradientAdjustment,
 )
 from pcgan_lightning.games.point import Point, trial_step
+from pcgan_lightning.games.scored_samples import ScoredSamples, linear_problem, score_problem
 from pcgan_lightning.games.spectrum import (
     EigenvaluesNotConverged,
     Leading,
@@ -36,21 +45,32 @@ __all__ = [
     "BimodalPlayers",
     "BimodalRun",
     "ConOpt",
+    "CostLinearization",
+    "DualPoint",
+    "DualingMethod",
+    "DualingUpdate",
     "EigenvaluesNotConverged",
     "ExtraGradient",
     "Game",
     "GameMethod",
+    "InnerProblem",
     "Leading",
+    "LinearDual",
     "LinearGAN",
     "LinearRun",
     "Linearization",
+    "MatrixMap",
     "Player",
     "Players",
     "Point",
+    "ScoreLinearization",
+    "ScoredSamples",
     "SimGD",
+    "Solution",
     "SquaredGradientMethod",
     "SymplecticGradientAdjustment",
     "best_step_size",
+    "binary_entropy",
     "conditioning_factor",
     "conditioning_iterations",
     "equilibrium_blocks",
@@ -59,7 +79,9 @@ __all__ = [
     "largest_step_size",
     "leading_eigenvalues",
     "least_products",
+    "linear_problem",
     "phase_factor",
     "phase_iterations",
+    "score_problem",
     "trial_step",
 ]

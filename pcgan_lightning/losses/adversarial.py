@@ -34,8 +34,8 @@ class AdversarialLoss(RecordsArguments, ABC):
         """Return the discriminator's loss.
 
         Args:
-            real_scores: Scores of real images, ``[N]``.
-            fake_scores: Scores of generated images, ``[M]``.
+            real_scores: scores of real images, ``[N]``.
+            fake_scores: scores of generated images, ``[M]``.
 
         Returns:
             A scalar for the discriminator to minimise.
@@ -46,7 +46,7 @@ class AdversarialLoss(RecordsArguments, ABC):
         """Return the generator's loss.
 
         Args:
-            fake_scores: Scores of generated images, ``[M]``.
+            fake_scores: scores of generated images, ``[M]``.
 
         Returns:
             A scalar for the generator to minimise.

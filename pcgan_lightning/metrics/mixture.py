@@ -13,9 +13,9 @@ class MixtureCoverage:
     """What samples show of a mixture's modes.
 
     Attributes:
-        modes_covered: Number of covered modes, 0..K.
-        high_quality_share: Share of the samples that are of high quality, 0..1.
-        shares: Share of the samples that are of high quality and nearest to each mode, ``[K]``; they add up to
+        modes_covered: number of covered modes, 0..K.
+        high_quality_share: share of the samples that are of high quality, 0..1.
+        shares: share of the samples that are of high quality and nearest to each mode, ``[K]``; they add up to
             ``high_quality_share``.
     """
 
@@ -35,14 +35,14 @@ def mode_coverage(
 
     Args:
         samples: ``[N, d]``, N at least 1. One that is not finite is of no quality.
-        centers: Of the modes, ``[K, d]``.
-        std: Standard deviation of every mode in every direction, positive.
-        deviations: Positive.
-        minimum_share: The least share of all samples that covers a mode, in (0, 1]. Default: 20 of 2,500, a sixteenth
+        centers: of the modes, ``[K, d]``.
+        std: standard deviation of every mode in every direction, positive.
+        deviations: positive.
+        minimum_share: the least share of all samples that covers a mode, in (0, 1]. Default: 20 of 2,500, a sixteenth
             of what each of eight modes should get, so that a few stray samples do not count as a mode.
 
     Raises:
-        ValueError: For arguments out of range, or of other shapes.
+        ValueError: for arguments out of range, or of other shapes.
     """
     if samples.ndim != 2 or centers.ndim != 2 or samples.shape[1] != centers.shape[1] or not len(samples):
         raise ValueError(

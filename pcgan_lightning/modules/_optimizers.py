@@ -4,10 +4,12 @@ import math
 from collections.abc import Callable
 from typing import Optional
 
+import lightning.pytorch as pl
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from pcgan_lightning.modules.strategies import check_optimizers
 from pcgan_lightning.optim import LinearDecay
 from pcgan_lightning.spectra import original_parameters
 
@@ -16,9 +18,10 @@ def make_optimizer(player: str, network: nn.Module, make: Callable[..., Optimize
     """Return the optimizer that `make` makes of a network's named parameters.
 
     Raises:
-        ValueError: for a learning rate that is not finite.
+        ValueError: for a learning rate that is not finite, or an optimizer that is divided among processes.
     """
     optimizer = make(list(original_parameters(network).items()))
+    check_optimizers([optimizer], f"{player}_optimizer")
     rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
     if not all(math.isfinite(rate) for rate in rates):
         raise ValueError(f"argument `{player}_optimizer` must have a finite learning rate, its `lr`, got {rates}")
@@ -51,3 +54,21 @@ def make_scheduler(
             )
         scheduler.total_iterations = iterations
     return [scheduler]
+
+
+def trained_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that are not frozen."""
+    return [p for p in network.parameters() if p.requires_grad]
+
+
+def refuse_loss_scale(trainer: "pl.Trainer") -> None:
+    """Refuse a trainer that scales losses, for players whose gradients are not backpropagated by it.
+
+    Raises:
+        ValueError: naming its precision.
+    """
+    if getattr(trainer.precision_plugin, "scaler", None) is not None:
+        raise ValueError(
+            f"argument `precision` of the trainer must not need a loss scale, got {trainer.precision!r}; use "
+            "'bf16-mixed'"
+        )

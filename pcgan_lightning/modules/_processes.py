@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 
@@ -62,16 +61,3 @@ def mean_over_processes(trainer: "pl.Trainer", tensors: Sequence[Tensor]) -> tup
     flat = trainer.strategy.reduce(torch.cat([t.detach().flatten() for t in tensors]), reduce_op="mean")
     parts = flat.split([t.numel() for t in tensors])
     return tuple(part.view_as(t) for part, t in zip(parts, tensors, strict=True))
-
-
-def check_strategy(trainer: "pl.Trainer") -> None:
-    """Refuse a strategy that does not leave every process the whole networks.
-
-    Raises:
-        ValueError: naming it.
-    """
-    if trainer.world_size > 1 and not isinstance(trainer.strategy, DDPStrategy):
-        raise ValueError(
-            "argument `strategy` of the trainer must be 'ddp' or a kind of it for several processes, got "
-            f"{type(trainer.strategy).__name__}"
-        )

@@ -109,4 +109,5 @@ def check_same_architecture(own: Mapping[str, Any], saved: Mapping[str, Any]) ->
 
 
 def _describe(value: Any) -> dict[str, Any]:
-    return {"class_path": import_path(type(value)), "init_args": copy.deepcopy(value.init_args)}
+    arguments = {n: _describe(a) if hasattr(a, "init_args") else copy.deepcopy(a) for n, a in value.init_args.items()}
+    return {"class_path": import_path(type(value)), "init_args": arguments}

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
+from pcgan_lightning.modules.strategies import check_strategy
 from pcgan_lightning.networks import ImageClassifier
 
 
@@ -61,6 +62,10 @@ class Classifier(pl.LightningModule):
         self.shift = shift
         self.warmup = warmup
         self.accuracy = MulticlassAccuracy(self.network.linear.out_features, average="micro")
+
+    @override
+    def setup(self, stage: str) -> None:
+        check_strategy(self.trainer)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits ``[N, classes]``."""

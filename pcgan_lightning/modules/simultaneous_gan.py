@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from pcgan_lightning.games import PLAYERS, GameMethod, SimGD, trial_step
 from pcgan_lightning.losses import AdversarialLoss
+from pcgan_lightning.modules._optimizers import refuse_loss_scale, trained_parameters
 from pcgan_lightning.modules._processes import Share, mean_over_processes
 from pcgan_lightning.modules.two_player import TwoPlayerModule
 
@@ -58,11 +59,7 @@ class SimultaneousGAN(TwoPlayerModule):
     def setup(self, stage: str) -> None:
         """Refuse a loss scale, which gradients that are not backpropagated would not have."""
         super().setup(stage)
-        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
-            raise ValueError(
-                f"argument `precision` of the trainer must not need a loss scale, got "
-                f"{self.trainer.precision!r}; use 'bf16-mixed'"
-            )
+        refuse_loss_scale(self.trainer)
 
     @override
     def play(self, real: Tensor, shares: Sequence[Share]) -> Mapping[str, Tensor]:
@@ -73,7 +70,7 @@ class SimultaneousGAN(TwoPlayerModule):
         for loss in (generator_loss, discriminator_loss):
             # For callbacks that look at losses: it calls their hook, as a backward pass of Lightning's would.
             self.trainer.precision_plugin.pre_backward(loss, self)
-        players = _trained(self.generator), _trained(self.discriminator)
+        players = trained_parameters(self.generator), trained_parameters(self.discriminator)
 
         def losses_ahead() -> tuple[Tensor, Tensor]:
             generator, discriminator = self.game_losses(real, latents)
@@ -89,18 +86,10 @@ class SimultaneousGAN(TwoPlayerModule):
         mean = partial(mean_over_processes, self.trainer)
         directions = self.method(generator_loss, discriminator_loss, *players, mean, look_ahead)
         for player, parameters, gradients in zip(PLAYERS, players, directions, strict=True):
-            self.optimizer_of(player).zero_grad()
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                # A tensor of its own, as backward() leaves one: optimizers and clipping may work in place.
-                parameter.grad = gradient.clone()
-            self.step(player)
+            self.descend(player, parameters, gradients)
         return {
             "score/real": share.weigh(real_scores.detach().float().mean()),
             "score/fake": share.weigh(fake_scores.detach().float().mean()),
             "loss/discriminator": discriminator_loss.detach(),
             "loss/generator": generator_loss.detach(),
         }
-
-
-def _trained(network: nn.Module) -> list[nn.Parameter]:
-    return [p for p in network.parameters() if p.requires_grad]

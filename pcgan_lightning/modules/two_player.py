@@ -2,7 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Optional
 
@@ -21,9 +21,10 @@ from pcgan_lightning.modules._averaging import MovingAverage
 from pcgan_lightning.modules._game import GameModule, check_same_shape
 from pcgan_lightning.modules._optimizers import make_optimizer, make_scheduler
 from pcgan_lightning.modules._options import Asked, apply_changes, check_changes, options_of
-from pcgan_lightning.modules._processes import Share, check_strategy, mean_over_processes, shares_of
+from pcgan_lightning.modules._processes import Share, mean_over_processes, shares_of
 from pcgan_lightning.modules._randomness import RandomStreams
 from pcgan_lightning.modules._recorded import check_same_architecture
+from pcgan_lightning.modules.strategies import check_plain_ddp, check_strategy
 from pcgan_lightning.networks import SynchronizedBatchNorm
 from pcgan_lightning.runs import AtomicCheckpointIO
 from pcgan_lightning.spectra import match_preconditioning
@@ -149,6 +150,14 @@ class TwoPlayerModule(GameModule, ABC):
             torch._foreach_copy_(gradients, mean_over_processes(self.trainer, gradients))
         self.step(player)
 
+    def descend(self, player: Player, parameters: Iterable[Tensor], gradients: Iterable[Tensor]) -> None:
+        """Step along gradients that are those of all processes."""
+        self.optimizer_of(player).zero_grad()
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            # A tensor of its own, as backward() leaves one: optimizers and clipping may work in place.
+            parameter.grad = gradient.clone()
+        self.step(player)
+
     def step(self, player: Player) -> None:
         """Step along the gradients that the player's parameters hold."""
         optimizer = self.optimizer_of(player)
@@ -205,10 +214,11 @@ class TwoPlayerModule(GameModule, ABC):
         """Write checkpoints whole, and forget an earlier run's randomness; a resumed checkpoint brings its own.
 
         Raises:
-            ValueError: for several processes without ``ddp``.
+            ValueError: for a strategy that does not train exactly.
         """
         strategy = self.trainer.strategy
         check_strategy(self.trainer)
+        check_plain_ddp(self.trainer)
         if type(strategy.checkpoint_io) is TorchCheckpointIO:
             strategy.checkpoint_io = AtomicCheckpointIO()
         if stage == "fit":

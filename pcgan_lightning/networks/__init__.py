@@ -6,6 +6,7 @@ from pcgan_lightning.networks.cnn import CNNDiscriminator, CNNGenerator
 from pcgan_lightning.networks.constant_width import ConstantWidthDiscriminator, ConstantWidthGenerator
 from pcgan_lightning.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from pcgan_lightning.networks.evaluation_mode import evaluation_mode
+from pcgan_lightning.networks.linear import LinearDiscriminator, PenultimateLayer, RandomFourierFeatures
 from pcgan_lightning.networks.mlp import MLPDiscriminator, MLPGenerator
 from pcgan_lightning.networks.resnet import ResNetDiscriminator, ResNetGenerator
 
@@ -17,8 +18,11 @@ __all__ = [
     "DCGANDiscriminator",
     "DCGANGenerator",
     "ImageClassifier",
+    "LinearDiscriminator",
     "MLPDiscriminator",
     "MLPGenerator",
+    "PenultimateLayer",
+    "RandomFourierFeatures",
     "ResNetDiscriminator",
     "ResNetGenerator",
     "SynchronizedBatchNorm",

@@ -30,12 +30,12 @@ def initialize(network: nn.Module, initialization: Initialization, boosted: Coll
     """Draw the weights of every linear and convolutional layer anew and set their biases to zero; or leave them.
 
     Args:
-        network: The network.
+        network: the network.
         initialization: "xavier_uniform" or "xavier_normal" (Glorot and Bengio, 2010), "orthogonal" (Saxe et al.,
             2014; all non-zero singular values of the weight, flattened to a matrix, are 1) or "normal" (mean 0,
             standard deviation 0.02; Radford et al., 2016). "torch" leaves everything as torch's layers begin, biases
             included.
-        boosted: Layers to which both kinds of "xavier" give a gain of sqrt(2), that of a ReLU, instead of 1.
+        boosted: layers to which both kinds of "xavier" give a gain of sqrt(2), that of a ReLU, instead of 1.
     """
     require_one_of(get_args(Initialization), initialization=initialization)
     if initialization == "torch":

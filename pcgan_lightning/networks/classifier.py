@@ -17,15 +17,15 @@ class ImageClassifier(RecordsArguments, nn.Module):
     the features, a linear layer the logits.
 
     Args:
-        image_size: Height and width of the images, at least 8.
-        channels: Channels of the images.
-        classes: Number of classes.
-        width: Channels of the first convolution.
+        image_size: height and width of the images, at least 8.
+        channels: channels of the images.
+        classes: number of classes.
+        width: channels of the first convolution.
 
     Attributes:
         image_shape: ``(channels, image_size, image_size)``.
-        feature_dim: Size of a feature vector, ``12 * width``.
-        init_args: The constructor's arguments.
+        feature_dim: size of a feature vector, ``12 * width``.
+        init_args: the constructor's arguments.
     """
 
     def __init__(self, image_size: int = 32, channels: int = 3, classes: int = 10, width: int = 16) -> None:

@@ -49,22 +49,22 @@ class CNNGenerator(RecordsArguments, nn.Module):
     batch normalisation and ReLU works at full size.
 
     Args:
-        image_size: Height and width of the images: 8, 32, 48, 64, 128 or 256. Default: 32.
-        channels: Channels of the images. Default: 3.
-        latent_dim: Size of a latent vector. Default: 128.
-        width: Channels of the last hidden layer, at full size. Default: ``None``, the width of the papers (64
+        image_size: height and width of the images: 8, 32, 48, 64, 128 or 256. Default: 32.
+        channels: channels of the images. Default: 3.
+        latent_dim: size of a latent vector. Default: 128.
+        width: channels of the last hidden layer, at full size. Default: ``None``, the width of the papers (64
             up to 64 pixels, 16 for 128, 8 for 256; 16 for 8).
-        initialization: Distribution of the initial weights, "xavier_uniform", "xavier_normal", "orthogonal", "normal"
+        initialization: distribution of the initial weights, "xavier_uniform", "xavier_normal", "orthogonal", "normal"
             (standard deviation 0.02) or "torch", as torch's layers begin. Default: "normal".
-        batch_norm: Whether there is batch normalisation; without it the convolutions have biases. Default: ``True``.
-        linear_relu: Whether a ReLU follows the linear layer, which the papers' tables lack. Default: ``False``.
-        linear_batch_norm: Whether batch normalisation follows the linear layer, each of its outputs for itself, as in
+        batch_norm: whether there is batch normalisation; without it the convolutions have biases. Default: ``True``.
+        linear_relu: whether a ReLU follows the linear layer, which the papers' tables lack. Default: ``False``.
+        linear_batch_norm: whether batch normalisation follows the linear layer, each of its outputs for itself, as in
             the PC-GAN authors' LSUN runs. Default: ``False``.
 
     Attributes:
-        latent_dim: Size of a latent vector.
+        latent_dim: size of a latent vector.
         image_shape: ``(channels, image_size, image_size)``.
-        init_args: The constructor's arguments.
+        init_args: the constructor's arguments.
     """
 
     def __init__(
@@ -127,18 +127,18 @@ class CNNDiscriminator(RecordsArguments, nn.Module):
     layer makes the score.
 
     Args:
-        image_size: Height and width of the images: 8, 32, 48, 64, 128 or 256. Default: 32.
-        channels: Channels of the images. Default: 3.
-        width: Channels after the first convolution. Default: ``None``, the width of the papers (64 up to 64
+        image_size: height and width of the images: 8, 32, 48, 64, 128 or 256. Default: 32.
+        channels: channels of the images. Default: 3.
+        width: channels after the first convolution. Default: ``None``, the width of the papers (64 up to 64
             pixels, 32 for 128, 16 for 256; 16 for 8).
-        initialization: Distribution of the initial weights, "xavier_uniform", "xavier_normal", "orthogonal", "normal"
+        initialization: distribution of the initial weights, "xavier_uniform", "xavier_normal", "orthogonal", "normal"
             (standard deviation 0.02) or "torch", as torch's layers begin. Default: "normal".
-        extra_convolutions: Further 3x3 convolutions at each resolution but the coarsest, after the first one. Default:
+        extra_convolutions: further 3x3 convolutions at each resolution but the coarsest, after the first one. Default:
             0, the depth of the papers.
 
     Attributes:
         image_shape: ``(channels, image_size, image_size)``.
-        init_args: The constructor's arguments.
+        init_args: the constructor's arguments.
     """
 
     def __init__(

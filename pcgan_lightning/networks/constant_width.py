@@ -38,20 +38,20 @@ class ConstantWidthGenerator(RecordsArguments, nn.Module):
     With ``final_convolution`` a 3x3 convolution takes the last one's place, so that the coarsest map is 4x4.
 
     Args:
-        image_size: Height and width of the images, a multiple of 16. Default: 32.
-        channels: Channels of the images. Default: 3.
-        latent_dim: Size of a latent vector. Default: 128.
-        width: Channels of every hidden layer. Default: 64.
-        residual: Kernels of 4x4 instead of 5x5, and after each hidden one ``x + 0.1 f(x)``, where f is two 3x3
+        image_size: height and width of the images, a multiple of 16. Default: 32.
+        channels: channels of the images. Default: 3.
+        latent_dim: size of a latent vector. Default: 128.
+        width: channels of every hidden layer. Default: 64.
+        residual: kernels of 4x4 instead of 5x5, and after each hidden one ``x + 0.1 f(x)``, where f is two 3x3
             convolutions with ReLU after each, through half the width (rounded up). Default: ``False``.
-        final_convolution: Whether a 3x3 convolution makes the image. Default: ``False``.
-        initialization: Distribution of the initial weights, "xavier_uniform", "orthogonal" or "normal" (standard
+        final_convolution: whether a 3x3 convolution makes the image. Default: ``False``.
+        initialization: distribution of the initial weights, "xavier_uniform", "orthogonal" or "normal" (standard
             deviation 0.02). Default: "xavier_uniform", as in the authors' code.
 
     Attributes:
-        latent_dim: Size of a latent vector.
+        latent_dim: size of a latent vector.
         image_shape: ``(channels, image_size, image_size)``.
-        init_args: The constructor's arguments.
+        init_args: the constructor's arguments.
     """
 
     def __init__(
@@ -98,17 +98,17 @@ class ConstantWidthDiscriminator(RecordsArguments, nn.Module):
     or ReLU in a residual network; a linear layer makes the score. E and F have the same discriminator.
 
     Args:
-        image_size: Height and width of the images, a multiple of 16. Default: 32.
-        channels: Channels of the images. Default: 3.
-        width: Channels of every hidden layer. Default: 64.
-        residual: Kernels of 4x4 instead of 5x5, and after each ``x + 0.1 f(x)``, as in the generator. (In the authors'
+        image_size: height and width of the images, a multiple of 16. Default: 32.
+        channels: channels of the images. Default: 3.
+        width: channels of every hidden layer. Default: 64.
+        residual: kernels of 4x4 instead of 5x5, and after each ``x + 0.1 f(x)``, as in the generator. (In the authors'
             code the f of the first stage goes through the full width.) Default: ``False``.
-        initialization: Distribution of the initial weights, "xavier_uniform", "orthogonal" or "normal" (standard
+        initialization: distribution of the initial weights, "xavier_uniform", "orthogonal" or "normal" (standard
             deviation 0.02). Default: "xavier_uniform", as in the authors' code.
 
     Attributes:
         image_shape: ``(channels, image_size, image_size)``.
-        init_args: The constructor's arguments.
+        init_args: the constructor's arguments.
     """
 
     def __init__(

@@ -28,16 +28,16 @@ class DCGANGenerator(RecordsArguments, nn.Module):
     full one, with batch normalisation and ReLU between them and tanh at the end.
 
     Args:
-        image_size: Height and width of the images: 32, 48 or 64. Default: 32.
-        channels: Channels of the images. Default: 3.
-        latent_dim: Size of a latent vector. Default: 128.
-        width: Channels before the last layer. Default: ``None``, the 64 of the paper.
+        image_size: height and width of the images: 32, 48 or 64. Default: 32.
+        channels: channels of the images. Default: 3.
+        latent_dim: size of a latent vector. Default: 128.
+        width: channels before the last layer. Default: ``None``, the 64 of the paper.
         initialization: "normal" (standard deviation 0.02, as in the paper), "xavier_uniform" or "orthogonal".
 
     Attributes:
-        latent_dim: Size of a latent vector.
+        latent_dim: size of a latent vector.
         image_shape: ``(channels, image_size, image_size)``.
-        init_args: The constructor's arguments.
+        init_args: the constructor's arguments.
     """
 
     def __init__(
@@ -79,16 +79,16 @@ class DCGANDiscriminator(RecordsArguments, nn.Module):
     each and batch normalisation after all but the first; a linear layer makes the score.
 
     Args:
-        image_size: Height and width of the images: 32, 48 or 64. Default: 32.
-        channels: Channels of the images. Default: 3.
-        width: Channels of the first layer. Default: ``None``, the 64 of the paper.
-        batch_norm: Whether there is batch normalisation, as in the paper. Leave it out under a gradient penalty, which
+        image_size: height and width of the images: 32, 48 or 64. Default: 32.
+        channels: channels of the images. Default: 3.
+        width: channels of the first layer. Default: ``None``, the 64 of the paper.
+        batch_norm: whether there is batch normalisation, as in the paper. Leave it out under a gradient penalty, which
             needs scores that do not depend on each other's images.
         initialization: "normal" (standard deviation 0.02, as in the paper), "xavier_uniform" or "orthogonal".
 
     Attributes:
         image_shape: ``(channels, image_size, image_size)``.
-        init_args: The constructor's arguments.
+        init_args: the constructor's arguments.
     """
 
     def __init__(

@@ -19,18 +19,18 @@ class MLPGenerator(RecordsArguments, nn.Module):
     scale belongs to the generator: whoever draws latents draws z ~ N(0, I), and a checkpoint brings its scale along.
 
     Args:
-        image_shape: Shape of a point. Default: (2,), the plane.
-        latent_dim: Size of a latent vector. Default: 64.
-        width: Units of a hidden layer. Default: 256.
-        hidden_layers: Their number. Default: 4.
-        latent_scale: Standard deviation of what the first layer sees, positive. Default: 2, the mixture's sqrt(4).
-        initialization: Distribution of the initial weights, "xavier_uniform", "orthogonal" or "normal" (standard
+        image_shape: shape of a point. Default: (2,), the plane.
+        latent_dim: size of a latent vector. Default: 64.
+        width: units of a hidden layer. Default: 256.
+        hidden_layers: their number. Default: 4.
+        latent_scale: standard deviation of what the first layer sees, positive. Default: 2, the mixture's sqrt(4).
+        initialization: distribution of the initial weights, "xavier_uniform", "orthogonal" or "normal" (standard
             deviation 0.02). Default: "xavier_uniform", as in the authors' code.
 
     Attributes:
-        latent_dim: Size of a latent vector.
-        image_shape: Shape of a point.
-        init_args: The constructor's arguments.
+        latent_dim: size of a latent vector.
+        image_shape: shape of a point.
+        init_args: the constructor's arguments.
     """
 
     def __init__(
@@ -61,15 +61,15 @@ class MLPDiscriminator(RecordsArguments, nn.Module):
     """Map points ``[N, *image_shape]`` to raw scores ``[N]``: hidden layers with ReLU, and a linear one.
 
     Args:
-        image_shape: Shape of a point. Default: (2,), the plane.
-        width: Units of a hidden layer. Default: 256.
-        hidden_layers: Their number. Default: 4.
-        initialization: Distribution of the initial weights, "xavier_uniform", "orthogonal" or "normal" (standard
+        image_shape: shape of a point. Default: (2,), the plane.
+        width: units of a hidden layer. Default: 256.
+        hidden_layers: their number. Default: 4.
+        initialization: distribution of the initial weights, "xavier_uniform", "orthogonal" or "normal" (standard
             deviation 0.02). Default: "xavier_uniform", as in the authors' code.
 
     Attributes:
-        image_shape: Shape of a point.
-        init_args: The constructor's arguments.
+        image_shape: shape of a point.
+        init_args: the constructor's arguments.
     """
 
     def __init__(

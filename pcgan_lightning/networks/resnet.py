@@ -60,19 +60,19 @@ class ResNetGenerator(RecordsArguments, nn.Module):
     blocks have ``width`` channels, at other sizes each has half the channels of the one before.
 
     Args:
-        image_size: Height and width of the images: 32, 48, 64, 128 or 256. Default: 32.
-        channels: Channels of the images. Default: 3.
-        latent_dim: Size of a latent vector. Default: 128.
-        width: Channels of the last block, at full size. Default: ``None``, the width of the papers (256 for
+        image_size: height and width of the images: 32, 48, 64, 128 or 256. Default: 32.
+        channels: channels of the images. Default: 3.
+        latent_dim: size of a latent vector. Default: 128.
+        width: channels of the last block, at full size. Default: ``None``, the width of the papers (256 for
             32 pixels, 64 for 48 and 64, 32 for 128, 16 for 256).
-        initialization: Distribution of the initial weights, "xavier_uniform" (gain sqrt(2) on the 3x3
+        initialization: distribution of the initial weights, "xavier_uniform" (gain sqrt(2) on the 3x3
             convolutions of the blocks, 1 elsewhere), "orthogonal" or "normal" (standard deviation 0.02).
             Default: "xavier_uniform".
 
     Attributes:
-        latent_dim: Size of a latent vector.
+        latent_dim: size of a latent vector.
         image_shape: ``(channels, image_size, image_size)``.
-        init_args: The constructor's arguments.
+        init_args: the constructor's arguments.
     """
 
     def __init__(
@@ -116,18 +116,18 @@ class ResNetDiscriminator(RecordsArguments, nn.Module):
     and from 128 on, which keeps its 4x4.
 
     Args:
-        image_size: Height and width of the images: 32, 48, 64, 128 or 256. Default: 32.
-        channels: Channels of the images. Default: 3.
-        width: Channels of the first block. Default: ``None``, the width of the papers (128 for 32 pixels, 64
+        image_size: height and width of the images: 32, 48, 64, 128 or 256. Default: 32.
+        channels: channels of the images. Default: 3.
+        width: channels of the first block. Default: ``None``, the width of the papers (128 for 32 pixels, 64
             for 48 and 64, 32 for 128, 16 for 256).
-        initialization: Distribution of the initial weights, "xavier_uniform" (gain sqrt(2) on the 3x3
+        initialization: distribution of the initial weights, "xavier_uniform" (gain sqrt(2) on the 3x3
             convolutions of the blocks, 1 elsewhere), "orthogonal" or "normal" (standard deviation 0.02).
             Default: "xavier_uniform".
         pooling: "sum" over all positions (Miyato et al., 2018) or "mean" (Gulrajani et al., 2017). Default: "sum".
 
     Attributes:
         image_shape: ``(channels, image_size, image_size)``.
-        init_args: The constructor's arguments.
+        init_args: the constructor's arguments.
     """
 
     def __init__(

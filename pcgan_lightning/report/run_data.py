@@ -1,7 +1,5 @@
 """What a run folder holds, read for the report."""
 
-import csv
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,8 +14,8 @@ from pcgan_lightning.runs import (
     EVALUATIONS,
     METRICS_FILE,
     SAMPLES,
-    load_yaml,
-    read_rows,
+    read_numbers,
+    read_record,
 )
 
 # Okabe and Ito's colours without yellow, which is too light on white, and Tol's wine: safe for colour-blind readers.
@@ -134,14 +132,10 @@ def _names(folders: list[Path]) -> list[str]:
 def _read_metrics(path: Path) -> dict[str, Series]:
     """Return each column's measurements; the rows of one iteration are one row in pieces, and the later piece wins."""
     columns: dict[str, dict[int, float]] = {}
-    try:
-        for row in read_rows(path):
-            step = int(float(row.pop("step")))
-            for column, value in row.items():
-                columns.setdefault(column, {})[step] = float(value)
-    except (KeyError, TypeError, ValueError, OverflowError, csv.Error) as error:
-        reason = f"no column {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"argument `runs` must hold readable metrics, got {path}: {reason}") from error
+    for row in read_numbers(path, "runs"):
+        step = int(row.pop("step"))
+        for column, value in row.items():
+            columns.setdefault(column, {})[step] = value
     if not columns:
         raise ValueError(f"argument `runs` must hold measurements, got {path} without any")
     ordered = {name: sorted(measured.items()) for name, measured in columns.items()}
@@ -150,14 +144,7 @@ def _read_metrics(path: Path) -> dict[str, Series]:
 
 def _read_mapping(path: Path, *inner: str) -> dict[str, Any]:
     """Return a JSON or YAML file's content, whose entries `inner` are mappings too where they are."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else load_yaml(text)
-    except (ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"argument `runs` must hold readable files, got {path}: {reason}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"argument `runs` must hold readable files, got {path}, which is no mapping")
+    content = read_record(path, "argument `runs` must hold readable files")
     for key in inner:
         if not isinstance(content.get(key, {}), dict):
             raise ValueError(f"argument `runs` must hold readable files, got {path}, where {key!r} is no mapping")

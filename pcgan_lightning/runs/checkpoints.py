@@ -12,6 +12,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from typing_extensions import override
 
+from pcgan_lightning.runs.folder import require_checkpoint_file
 from pcgan_lightning.runs.writing import write_whole
 
 log = logging.getLogger("lightning.pytorch")
@@ -87,8 +88,8 @@ def read_checkpoint(
     """
     rule = f"argument `{argument}` must be a whole checkpoint"
     file = None if hasattr(path, "read") else Path(path)
-    if file is not None and not file.is_file():
-        raise FileNotFoundError(f"{rule} file, got {path}, which does not exist")
+    if file is not None:
+        require_checkpoint_file(file, argument)
     key = (str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) if file is not None else None
     content = _kept.pop(key, None) if map_location == "cpu" else None  # type: ignore[arg-type]  # None is no key
     _kept.clear()

@@ -15,6 +15,7 @@ _REMAINS = "has no effect, the checkpoint's "
 # The first pattern that matches a setting says what becomes of its change.
 _OUTCOMES = (
     ("seed_everything", f"{_REMAINS}random numbers go on"),
+    ("threads", f"{_TAKES_EFFECT}, and sums may be rounded otherwise than before"),
     ("model.class_path", _REFUSED),
     ("model.*_scheduler.total_iterations", _TAKES_EFFECT),  # of LinearDecay, which leaves it out of its state
     ("model.*_scheduler.class_path", _REFUSED),

@@ -15,14 +15,14 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from pcgan_lightning.games import GameMethod
+from pcgan_lightning.games import DualingMethod, GameMethod
 from pcgan_lightning.losses import AdversarialLoss, DiscriminatorPenalty
 
 INSTANTIATORS = tuple(f"{package}.cli.instantiate_module" for package in ("lightning.pytorch", "pytorch_lightning"))
 # Where Lightning finds the arguments of a module in a checkpoint: today's key, and those of old releases.
 HYPER_PARAMETERS = (LightningModule.CHECKPOINT_HYPER_PARAMS_KEY, "hparams", "module_arguments")
 _PACKAGE = __name__.partition(".")[0]
-_KINDS = (nn.Module, Optimizer, LRScheduler, AdversarialLoss, DiscriminatorPenalty, GameMethod)
+_KINDS = (nn.Module, Optimizer, LRScheduler, AdversarialLoss, DiscriminatorPenalty, GameMethod, DualingMethod)
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 # Texts in a checkpoint that can be no path, address, import path or configuration.
 _WORDS = re.compile(r"[\w+\-, ]*")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
+from pcgan_lightning.spectra.convolutions.pc_layer import OperatorPreconditioner
 from pcgan_lightning.spectra.followed_layers import FOLLOWED_LAYERS
 from pcgan_lightning.spectra.matrices import batch_by_shape, weight_layers
 from pcgan_lightning.spectra.pc_layer import EPSILON, original_weight, preconditioner_of
@@ -31,7 +32,11 @@ def power_iteration(module: nn.Module, iterations: int = 1) -> None:
 
 @torch.no_grad()
 def _power_iterate(layers: Iterable[nn.Module], iterations: int = 1) -> None:
-    active = [(p, p.matrices(original_weight(layer))) for layer in layers if (p := preconditioner_of(layer))]
+    found = [(p, original_weight(layer)) for layer in layers if (p := preconditioner_of(layer))]
+    for p, weight in found:
+        if isinstance(p, OperatorPreconditioner):
+            p.iterate(weight, iterations)
+    active = [(p, p.matrices(weight)) for p, weight in found if not isinstance(p, OperatorPreconditioner)]
 
     def iterate(matrices: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         u, v = u.to(matrices.dtype), v.to(matrices.dtype)

@@ -7,6 +7,9 @@ from typing import Literal, Optional, TypeVar, Union
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from pcgan_lightning.arguments import require_one_of
+from pcgan_lightning.spectra.convolutions import ConvolutionOperator, InputShape, convolution_operators
+from pcgan_lightning.spectra.convolutions.pc_layer import OperatorPreconditioner
 from pcgan_lightning.spectra.matrices import MatrixLayout, WeightLayer, is_convolution, weight_layers
 from pcgan_lightning.spectra.pc_layer import (
     Preconditioner,
@@ -25,6 +28,7 @@ from pcgan_lightning.spectra.svd import orthogonal_svd, remove_svd
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 LayerChoice = Union[Literal["convolutions", "all"], Collection[str], Callable[[str, nn.Module], bool]]
+Norm = Literal["matrix", "operator"]
 
 
 def precondition(
@@ -32,6 +36,9 @@ def precondition(
     degree: Union[int, Polynomial] = 3,
     layers: LayerChoice = "convolutions",
     normalize_rest: bool = True,
+    norm: Norm = "matrix",
+    input_shape: Optional[InputShape] = None,
+    hold_norm: bool = False,
 ) -> ModuleT:
     r"""Put a PC-layer :math:`g(SN(W))` on the weights of a network, in place.
 
@@ -46,6 +53,12 @@ def precondition(
         layers: which layers get the polynomial: ``"convolutions"`` (as the authors did), ``"all"``, a collection of
             layer names, or a function of (name, layer).
         normalize_rest: whether the other layers get spectral normalisation (degree 1) or are left as they are.
+        norm: what convolutions are divided by: ``"matrix"``, the norm of the reshaped weight, or ``"operator"``, that
+            of the convolution on images as they come, up to sqrt(kh kw) larger. The polynomial acts on the reshaped
+            matrix in both cases.
+        input_shape: for ``norm="operator"``, the shape of one input of the network, e.g. ``(3, 32, 32)``, or the
+            spatial size of each convolution's inputs by layer name.
+        hold_norm: for ``norm="operator"``, whether the norm is a constant for the gradient.
 
     Returns:
         `module` itself.
@@ -62,6 +75,7 @@ def precondition(
         [7, 1]
     """
     polynomial = as_polynomial(degree)
+    require_one_of(("matrix", "operator"), norm=norm)
     found = weight_layers(module)
     if not found:
         raise ValueError(
@@ -77,8 +91,9 @@ def precondition(
     affected = {name: layer for name, layer in found.items() if name in chosen or normalize_rest}
     for name, layer in affected.items():
         _check_weight(name, layer)
+    operators = convolution_operators(module, input_shape) if norm == "operator" else {}
     for name, layer in affected.items():
-        _attach(layer, polynomial if name in chosen else as_polynomial(1))
+        _attach(layer, polynomial if name in chosen else as_polynomial(1), operators.get(name), hold_norm)
     return module
 
 
@@ -155,7 +170,12 @@ def match_preconditioning(module: nn.Module, state_dict: Mapping[str, Tensor], p
             orthogonal_svd(remove_preconditioning(layer))
         elif saved in state_dict:
             remove_svd(layer)
-            _attach(layer, Polynomial(tuple(state_dict[saved].tolist())))
+            before = saved.removesuffix("_extra_state")
+            # Feature maps in the place of singular vectors: those of the layer's inputs tell their size.
+            inputs = state_dict[before + ("u" if MatrixLayout.of_layer(layer).transposed else "v")]
+            held = state_dict.get(f"{before}held_norm")
+            operator = None if held is None else ConvolutionOperator.of_layer(layer, inputs.shape[1:])
+            _attach(layer, Polynomial(tuple(state_dict[saved].tolist())), operator, bool(held))
         elif f"{path}weight" in state_dict:
             remove_svd(remove_preconditioning(layer))
 
@@ -182,22 +202,33 @@ def _check_weight(name: str, layer: WeightLayer) -> None:
         raise ValueError(f"{rule} its weight must not be zero, since SN(W) = W / ||W||")
 
 
-def _attach(layer: WeightLayer, polynomial: Polynomial) -> None:
+def _attach(
+    layer: WeightLayer, polynomial: Polynomial, operator: Optional[ConvolutionOperator] = None, held: bool = False
+) -> None:
     """Put a PC-layer on one layer, in the place of torch's spectral norm where there is one."""
-    existing = preconditioner_of(layer)
-    if existing is not None:
-        existing.polynomial = polynomial
-        return
     layout = MatrixLayout.of_layer(layer)
+
+    def make(weight: Tensor) -> Preconditioner:
+        if operator is None:
+            return Preconditioner(weight, layout, polynomial)
+        return OperatorPreconditioner(weight, layout, polynomial, operator, held)
+
+    existing = preconditioner_of(layer)
+    if existing is not None and getattr(existing, "operator", None) == operator:
+        existing.polynomial = polynomial
+        if isinstance(existing, OperatorPreconditioner):
+            existing.hold(held)
+        return
     chain, former = weight_parametrizations(layer), parametrized_spectral_norm(layer)
-    if chain is not None and former is not None:
-        new = Preconditioner(chain.original, layout, polynomial)
-        take_over_vectors(new, chain.original, former.dim, former.get_buffer("_u"), former.get_buffer("_v"))
+    if chain is not None:
+        new = make(chain.original)
+        if former is not None and operator is None:
+            take_over_vectors(new, chain.original, former.dim, former.get_buffer("_u"), former.get_buffer("_v"))
         chain[0] = new.train(layer.training)
     else:
         vectors = remove_spectral_norm_hook(layer)
-        new = Preconditioner(layer.weight, layout, polynomial)
-        if vectors is not None:
+        new = make(layer.weight)
+        if vectors is not None and operator is None:
             take_over_vectors(new, layer.weight, *vectors)
         # `unsafe` skips the trial evaluation; shape and dtype are kept by construction.
         parametrize.register_parametrization(layer, "weight", new, unsafe=True)

@@ -1,12 +1,11 @@
 """Acceleration: the same training, compiled and in another order of memory."""
 
-import lightning.pytorch as pl
 import pytest
 import torch
+from helpers.short_fits import fit
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from pcgan_lightning.callbacks import Acceleration, AdaptivePreconditioning
-from pcgan_lightning.data import ImageDataModule
 from pcgan_lightning.games import JARE
 from pcgan_lightning.losses import GradientPenalty
 from pcgan_lightning.modules import GAN, SimultaneousGAN
@@ -21,18 +20,7 @@ def train(tmp_path, *callbacks):
     gan = GAN(*networks, ema_decay=0.5).double()
     # The degrees change once, between the iterations.
     apc = AdaptivePreconditioning(thresholds=(1e-3,), degrees=(1, 3), every_n_steps=2)
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_steps=4,
-        default_root_dir=tmp_path,
-        precision="64-true",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[apc, *callbacks],
-    )
-    trainer.fit(gan, datamodule=ImageDataModule(batch_size=4, max_images=16, seed=0))
+    fit(tmp_path, gan, 4, apc, *callbacks, precision="64-true")
     return gan
 
 
@@ -83,15 +71,13 @@ def test_order_of_memory(tmp_path):
 
 def test_resumed_from_a_run_without_it(tmp_path):
     """Optimizer states take the order of their weights, and a checkpoint has the usual one."""
-    options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     paths = [tmp_path / "plain.ckpt", tmp_path / "fast.ckpt"]
     for steps, path, callbacks, resumed in (
         (1, paths[0], [], None),
         (2, paths[1], [Acceleration(compile_mode=None)], paths[0]),
     ):
         gan = GAN(ResNetGenerator(channels=1, latent_dim=4, width=2), ResNetDiscriminator(channels=1, width=2))
-        trainer = pl.Trainer(max_steps=steps, callbacks=callbacks, default_root_dir=tmp_path, **options)
-        trainer.fit(gan, datamodule=ImageDataModule(batch_size=4, max_images=16, seed=0), ckpt_path=resumed)
+        trainer = fit(tmp_path, gan, steps, *callbacks, ckpt_path=resumed)
         trainer.save_checkpoint(path)
     moments = trainer.optimizers[0].state[gan.generator.blocks[0].conv1.weight]["exp_avg"]
     assert moments.is_contiguous(memory_format=torch.channels_last)
@@ -118,19 +104,10 @@ def test_nothing_is_left_behind(tmp_path):
     ids=["penalty", "JARE"],
 )
 def test_compiled_networks_have_no_second_derivative(tmp_path, make):
-    options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    data = ImageDataModule(batch_size=4, max_images=16, seed=0)
-    for mode in ("default", None):
-        module = make(ResNetGenerator(channels=1, latent_dim=4, width=2), ResNetDiscriminator(channels=1, width=2))
-        callbacks = [Acceleration(compile_mode=mode)]
-        trainer = pl.Trainer(
-            max_steps=1, callbacks=callbacks, default_root_dir=tmp_path, enable_checkpointing=False, **options
-        )
-        if mode is None:
-            trainer.fit(module, datamodule=data)
-        else:
-            with pytest.raises(ValueError, match=r"argument `compile_mode` must be None with (GradientPenalty|JARE)"):
-                trainer.fit(module, datamodule=data)
+    networks = ResNetGenerator(channels=1, latent_dim=4, width=2), ResNetDiscriminator(channels=1, width=2)
+    with pytest.raises(ValueError, match=r"argument `compile_mode` must be None with (GradientPenalty|JARE)"):
+        fit(tmp_path, make(*networks), 1, Acceleration(compile_mode="default"))
+    fit(tmp_path, make(*networks), 1, Acceleration(compile_mode=None))
 
 
 def test_wrong_target(tmp_path):

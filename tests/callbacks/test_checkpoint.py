@@ -1,8 +1,10 @@
 """RunCheckpoint: a run resumed from any of its checkpoints is the run that was never interrupted."""
 
 import functools
+import json
 import logging
 import os
+import random
 import shutil
 from datetime import timedelta
 
@@ -10,9 +12,11 @@ import lightning.pytorch as pl
 import pytest
 import pytorch_lightning
 import torch
+from helpers import killed_monitors, run_script
 from helpers.foreign_modules import BOTH_NAMES, image_loader, make_two_player_gan
 from helpers.guarded_runs import fit as fit_quickly
 from helpers.guarded_runs import gan
+from helpers.short_fits import assert_same
 from lightning.pytorch.callbacks import Callback
 
 from pcgan_lightning.callbacks import AdaptivePreconditioning, RunCheckpoint, RunRecord, SpectrumLogger
@@ -20,16 +24,12 @@ from pcgan_lightning.data import ImageDataModule
 from pcgan_lightning.modules import GAN
 from pcgan_lightning.networks import CNNDiscriminator, CNNGenerator
 from pcgan_lightning.optim import LinearDecay
-from pcgan_lightning.runs import AtomicCheckpointIO, RunCSVLogger, read_rows
+from pcgan_lightning.runs import AtomicCheckpointIO, RunCSVLogger, last_checkpoint, last_of, read_checkpoint, read_rows
 
+NAMED = {"filename": "{step}", "auto_insert_metric_name": False}
+EVERY = NAMED | {"every_n_train_steps": 1, "save_top_k": -1, "enable_version_counter": False}
+EVERY_SECOND = NAMED | {"every_n_train_steps": 2}
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
-
-
-class Series(SpectrumLogger):
-    """Draws no pictures at the end, which take longer than all else."""
-
-    def on_train_end(self, trainer, pl_module):
-        pass
 
 
 class Hooks(Callback):
@@ -37,9 +37,6 @@ class Hooks(Callback):
 
     def __init__(self):
         self.seen = []
-
-    def on_train_epoch_start(self, trainer, pl_module):
-        self.seen.append(("epoch", trainer.current_epoch))
 
     def on_train_batch_end(self, trainer, *_):
         self.seen.append(("batch", trainer.global_step, trainer.current_epoch))
@@ -64,8 +61,6 @@ def fit(folder, ckpt_path=None, validation=True, checkpoint=None, callbacks=(), 
     )
     data = ImageDataModule("digits", max_images=20, batch_size=4, validation_split="test" if validation else None)
     hooks = Hooks()
-    every = {"filename": "{step}", "auto_insert_metric_name": False, "every_n_train_steps": 1, "save_top_k": -1}
-    every |= {"enable_version_counter": False}
     trainer = pl.Trainer(
         default_root_dir=folder,
         logger=RunCSVLogger(str(folder)),
@@ -73,30 +68,16 @@ def fit(folder, ckpt_path=None, validation=True, checkpoint=None, callbacks=(), 
         limit_val_batches=2,
         callbacks=[
             AdaptivePreconditioning(every_n_steps=3, thresholds=(1.1, 1.2, 1.3, 1.4)),
-            Series(every_n_steps=2),
+            SpectrumLogger(every_n_steps=2),
             RunRecord(),
             hooks,
             *callbacks,
-            RunCheckpoint(dirpath=folder / "checkpoints", **(checkpoint or every)),
+            RunCheckpoint(dirpath=folder / "checkpoints", **(checkpoint or EVERY)),
         ],
         **QUIET | limits,
     )
     trainer.fit(module, data, ckpt_path=ckpt_path)
     return hooks.seen
-
-
-def assert_same(first, second, name=""):
-    if isinstance(first, dict):
-        assert first.keys() == second.keys(), name
-        for key in first:
-            if "RunCheckpoint" not in str(key):  # paths
-                assert_same(first[key], second[key], f"{name}/{key}")
-    elif isinstance(first, (list, tuple)):
-        assert len(first) == len(second), name
-        for i, (a, b) in enumerate(zip(first, second, strict=True)):
-            assert_same(a, b, f"{name}/{i}")
-    else:
-        assert first.equal(second) if isinstance(first, torch.Tensor) else first == second, name
 
 
 def series(folder):
@@ -143,13 +124,12 @@ def test_resumed_run_is_the_undisturbed_one(undisturbed, limits, interruptions, 
             if int(path.stem) > step:
                 path.unlink()
         again = fit(folder, ckpt_path=folder / "checkpoints" / f"{step}.ckpt", **LIMITS[limits])
-        later = called[called.index(next(c for c in called if c[:2] == ("batch", step + 1))) :]
-        assert [c for c in again if c[0] != "epoch"] == [c for c in later if c[0] != "epoch"]
+        assert again == called[called.index(next(c for c in called if c[:2] == ("batch", step + 1))) :]
     last = max((reference / "checkpoints").iterdir(), key=lambda path: int(path.stem))
     ends = [torch.load(f / "checkpoints" / last.name, weights_only=True) for f in (reference, folder)]
     for end in ends:  # counts of all validation batches so far, which Lightning itself resets at odd moments
-        loops = end["loops"]["fit_loop"]
-        loops.pop("epoch_loop.val_loop.batch_progress")
+        end["loops"]["fit_loop"].pop("epoch_loop.val_loop.batch_progress")
+        end["callbacks"] = {k: v for k, v in end["callbacks"].items() if "RunCheckpoint" not in k}  # which has paths
     assert_same(*ends)
     assert series(folder) == series(reference)
 
@@ -179,7 +159,7 @@ class Watch(Callback):
         self.seen["end"] = self.names()
 
 
-@pytest.mark.parametrize("last", [9, 10])  # without and with a validation after it
+@pytest.mark.parametrize("last", [6, 10])  # without and with a validation after it
 def test_last_checkpoint_comes_after_the_end_of_the_others(last, tmp_path):
     watch = Watch(tmp_path / "checkpoints")
     fit(tmp_path, callbacks=[watch], max_steps=last)
@@ -211,8 +191,7 @@ def test_former_checkpoint_goes_after_the_new_one_is_there(tmp_path, monkeypatch
 
     monkeypatch.setattr(AtomicCheckpointIO, "remove_checkpoint", lambda self, p: (remember("removing"), unlink(p)))
     monkeypatch.setattr(os, "replace", rename)
-    settings = {"filename": "{step}", "auto_insert_metric_name": False, "every_n_train_steps": 2}
-    fit(tmp_path, checkpoint=settings, max_steps=5)
+    fit(tmp_path, checkpoint=EVERY_SECOND, max_steps=5)
     assert present == [
         ("renaming", ["2.ckpt.part"]),
         ("renaming", ["2.ckpt", "4.ckpt.part"]),
@@ -221,46 +200,40 @@ def test_former_checkpoint_goes_after_the_new_one_is_there(tmp_path, monkeypatch
 
 
 def test_resumed_run_keeps_one_checkpoint(tmp_path):
-    settings = {"filename": "{step}", "auto_insert_metric_name": False, "every_n_train_steps": 2}
-    fit(tmp_path, checkpoint=settings, max_steps=5)
-    fit(tmp_path, ckpt_path=tmp_path / "checkpoints" / "4.ckpt", checkpoint=settings, max_steps=7)
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["6.ckpt"]
+    fit(tmp_path, checkpoint=EVERY_SECOND, max_steps=2)
+    fit(tmp_path, ckpt_path=tmp_path / "checkpoints" / "2.ckpt", checkpoint=EVERY_SECOND, max_steps=4)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4.ckpt"]
 
 
-class Error(Callback):
+class Killed(Watch):
+    """The files at each iteration's beginning, and an end in the middle."""
+
+    def __init__(self, folder, iteration=9):
+        super().__init__(folder)
+        self.iteration = iteration
+
     def on_train_batch_start(self, trainer, *_):
-        if trainer.global_step == 3:
-            raise RuntimeError("out of luck")
+        self.seen[trainer.global_step] = self.names()
+        if trainer.global_step == self.iteration:
+            raise RuntimeError("killed")
 
 
 def test_nothing_is_saved_within_an_iteration(tmp_path):
-    settings = {"filename": "{step}", "auto_insert_metric_name": False, "every_n_train_steps": 2, "save_last": True}
-    with pytest.raises(RuntimeError, match="out of luck"):
-        fit(tmp_path, checkpoint=settings, callbacks=[Error()], max_steps=5)
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2.ckpt", "last.ckpt"]
+    killed = Killed(tmp_path / "checkpoints", 3)
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(tmp_path, checkpoint=EVERY_SECOND | {"save_last": True}, callbacks=[killed], max_steps=5)
+    assert killed.names() == ["2.ckpt", "last.ckpt"]
     with pytest.raises(ValueError, match="`save_on_exception` must be false"):
         RunCheckpoint(save_on_exception=True)
-
-
-class Killed(Callback):
-    """The files that are there at each iteration's beginning, and an end in the middle."""
-
-    def __init__(self, folder):
-        self.folder, self.seen = folder, {}
-
-    def on_train_batch_start(self, trainer, *_):
-        self.seen[trainer.global_step] = sorted(path.name for path in self.folder.glob("*"))
-        if trainer.global_step == 9:
-            raise RuntimeError("killed")
 
 
 @pytest.mark.parametrize(
     ("settings", "files", "told"),
     [
         ({}, ["8.ckpt"], False),
-        ({"monitor": "step"}, ["4.ckpt"], False),
+        ({"monitor": "step"}, ["4.ckpt", "last.ckpt"], False),
         ({"monitor": "step", "mode": "max"}, ["8.ckpt"], False),
-        ({"monitor": "epoch"}, ["4.ckpt"], False),
+        ({"monitor": "epoch"}, ["4.ckpt", "last.ckpt"], False),
         ({"monitor": "epoch", "save_last": True}, ["4.ckpt", "last.ckpt"], False),
         ({"monitor": "loss/generatr"}, ["last.ckpt"], True),
         ({"monitor": "val/loss/generator", "save_last": True}, ["last.ckpt"], True),
@@ -271,7 +244,7 @@ def test_a_checkpoint_is_there_after_each_interval(settings, files, told, tmp_pa
     """Whatever is monitored: a number of Lightning's, a misspelt metric, one that comes after a validation only."""
     folder = tmp_path / "checkpoints"
     watch = Killed(folder)
-    every = {"dirpath": folder, "filename": "{step}", "auto_insert_metric_name": False, "every_n_train_steps": 4}
+    every = {"dirpath": folder, **NAMED, "every_n_train_steps": 4}
     logging.getLogger("lightning.pytorch").addHandler(caplog.handler)
     try:
         with pytest.raises(RuntimeError, match="killed"):
@@ -280,6 +253,7 @@ def test_a_checkpoint_is_there_after_each_interval(settings, files, told, tmp_pa
         logging.getLogger("lightning.pytorch").removeHandler(caplog.handler)
     assert all(watch.seen[step] for step in (4, 5, 8, 9))
     assert watch.seen[9] == files
+    assert read_checkpoint(last_of([folder / name for name in files]))["global_step"] == 8  # the newest, best or not
     # A set: where other tests have let this logger propagate, the handler sees each line twice.
     lines = {record.getMessage() for record in caplog.records if "must name a metric" in record.getMessage()}
     assert len(lines) == told
@@ -287,10 +261,22 @@ def test_a_checkpoint_is_there_after_each_interval(settings, files, told, tmp_pa
         assert f"got {settings['monitor']!r}, which has no value at iteration 4, where there are epoch, loss/" in line
 
 
+@pytest.mark.slow
+def test_killed_at_any_iteration_with_any_monitor(tmp_path):
+    """Seven monitors, each killed by SIGKILL at a random iteration: the last multiple of 4 is there to go on from."""
+    done = run_script(killed_monitors, tmp_path, str(random.SystemRandom().randrange(2**32)), check=False, timeout=500)
+    assert done.returncode == 0, done.stderr
+    killed = json.loads((tmp_path / "killed.json").read_text())
+    assert len(killed) == 7
+    for folder, iteration in killed.items():
+        found = last_checkpoint(tmp_path / folder)
+        held = 0 if found is None else read_checkpoint(found)["global_step"]
+        assert held == iteration // 4 * 4, (folder, killed)
+
+
 def test_time_as_interval(tmp_path):
     """With manual optimization Lightning's own would save nothing."""
-    settings = {"filename": "{step}", "auto_insert_metric_name": False, "save_top_k": -1}
-    fit(tmp_path, checkpoint=settings | {"train_time_interval": timedelta(0)}, max_steps=3)
+    fit(tmp_path, checkpoint=EVERY | {"every_n_train_steps": 0, "train_time_interval": timedelta(0)}, max_steps=3)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1.ckpt", "2.ckpt", "3.ckpt"]
 
 

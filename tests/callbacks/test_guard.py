@@ -11,6 +11,7 @@ import torch
 from helpers import guarded_runs, run_script
 from helpers.foreign_modules import make_classifier
 from helpers.guarded_runs import CONVOLUTION, Injection, fit, gan
+from helpers.short_fits import assert_same
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import nn
 from torch.optim.lr_scheduler import ExponentialLR
@@ -25,10 +26,8 @@ from pcgan_lightning.callbacks import (
 from pcgan_lightning.callbacks.running.ledger import extremes
 from pcgan_lightning.optim import Grafted
 
-BAD = pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 
-
-@BAD
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_extremes_are_finite_just_for_finite_tensors(dtype, bad):
     """Large numbers whose sum, squares or difference overflow are finite ones."""
@@ -89,7 +88,7 @@ def test_first_tensor_is_named_and_files_stay(tmp_path, kind):
     assert not injection.ended
 
 
-@pytest.mark.parametrize("spike", [1e10, 1e19, 1e20, 1e25, 1e38])
+@pytest.mark.parametrize("spike", [1e19, 1e20, 1e38])
 def test_no_checkpoint_holds_an_infinite_state(tmp_path, spike):
     """A finite gradient, whose square overflows in Adam's second moment from 6e19 on, by a tenth of itself."""
     callbacks = [Injection("gradient", bad=spike), NonFiniteGuard()]
@@ -168,7 +167,7 @@ def test_automatic_optimization(tmp_path, pl, bad):
 
     name = {"loss": "loss 1 of", "gradient": "gradient of head.bias at", "weight": "weight backbone.0.weight at"}[bad]
     with pytest.raises(NonFiniteError, match=f"^{name} iteration 3 is not finite"):
-        fit(tmp_path, Diverging(), [NonFiniteGuard()], pl, max_steps=4)
+        fit(tmp_path, Diverging(), [NonFiniteGuard()], pl=pl, max_steps=4)
 
 
 def test_a_loss_scale_may_make_gradients_infinite(tmp_path):
@@ -193,17 +192,6 @@ class Series(Callback):
             self.state = copy.deepcopy(trainer._checkpoint_connector.dump_checkpoint())
 
 
-def same(a, b):
-    """Whether two nested states are equal, bit by bit."""
-    if isinstance(a, torch.Tensor):
-        return a.equal(b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["loss", "average"])
 def test_restore(tmp_path, caplog, kind):
@@ -214,11 +202,11 @@ def test_restore(tmp_path, caplog, kind):
     adaptive = AdaptivePreconditioning(every_n_steps=2, thresholds=(1.0, 1.5, 2.0, 3.0))
     trainer = fit(tmp_path, gan(**schedulers), [Injection(kind), guard, series, adaptive, saving])
     saved = torch.load(tmp_path / "checkpoints" / "step=6.ckpt", weights_only=True)
-    assert same(series.state["state_dict"], saved["state_dict"])
-    assert same(series.state["optimizer_states"], saved["optimizer_states"])
-    assert same(series.state["lr_schedulers"], saved["lr_schedulers"])
+    assert_same(series.state["state_dict"], saved["state_dict"])
+    assert_same(series.state["optimizer_states"], saved["optimizer_states"])
+    assert_same(series.state["lr_schedulers"], saved["lr_schedulers"])
     assert saved["lr_schedulers"][0]["last_epoch"] == 6
-    assert same(series.state["callbacks"][adaptive.state_key], saved["callbacks"][adaptive.state_key])
+    assert_same(series.state["callbacks"][adaptive.state_key], saved["callbacks"][adaptive.state_key])
     assert series.iterations == list(range(1, 13))
     assert trainer.global_step == 12
     assert guard.restored == 1
@@ -236,7 +224,7 @@ def test_restore_within_saving(tmp_path):
     fit(tmp_path, gan(), [Injection("gradient"), NonFiniteGuard("restore"), saving], max_steps=9)
     saved, former = (torch.load(tmp_path / "checkpoints" / f"step={n}.ckpt", weights_only=True) for n in (9, 6))
     for key in ("state_dict", "optimizer_states", "lr_schedulers"):
-        assert same(saved[key], former[key])
+        assert_same(saved[key], former[key])
     assert saved["global_step"] == 9
 
 
@@ -268,7 +256,7 @@ def test_a_clean_run_is_the_same_with_and_without(tmp_path):
         trainer = fit(tmp_path, gan(discriminator_steps=2), callbacks, max_steps=7)
         states.append(trainer._checkpoint_connector.dump_checkpoint())
     for key in ("state_dict", "optimizer_states", "random_states"):
-        assert same(states[0][key], states[1][key])
+        assert_same(states[0][key], states[1][key])
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import torch
 from helpers.foreign_modules import image_loader, make_two_player_gan
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
-from PIL import Image
 from torch.nn.functional import softplus
 
 from pcgan_lightning.callbacks import Acceleration, FixedPreconditioning, JacobianSpectrumLogger
@@ -45,7 +44,7 @@ class Dense(Callback):
         self.method, self.found = method, {}
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        if trainer.global_step not in (1, 3, 6):
+        if trainer.global_step not in (1, 3):
             return
         state = {name: value.clone() for name, value in module.state_dict().items()}
         module.double()
@@ -77,26 +76,26 @@ def assert_same(found, expected, tolerance):
         expected.remove(nearest)
 
 
-@pytest.mark.parametrize("method", [SimGD(), ConOpt(0.5), JARE(0.5), JARE(2.0, "generator")], ids=repr)
+@pytest.mark.parametrize("method", [SimGD(), ConOpt(0.5), JARE(2.0, "generator")], ids=repr)
 def test_eigenvalues_of_a_small_game(tmp_path, fit, method):
     """All of them, of the dynamics with the regulariser."""
     dense, callback = Dense(method), JacobianSpectrumLogger(every_n_steps=3, samples=8)
     logger = CSVLogger(tmp_path, name="", version="")
-    trainer = fit(tiny_game(method), [callback, dense], points(), max_steps=6, logger=logger)
-    assert callback.series["iteration"] == [1, 3, 6]
+    trainer = fit(tiny_game(method), [callback, dense], points(), max_steps=3, logger=logger)
+    assert callback.series["iteration"] == [1, 3]
     for iteration, pairs, zeta in zip(*(callback.series[k] for k in ("iteration", "eigenvalues", "zeta")), strict=True):
         # A in float32 is right to about 1e-6, an eigenvalue with an eigenvector that is nearly shared to its root.
         assert_same(pairs, dense.found[iteration], 1e-3)
         largest = max(math.hypot(*pair) for pair in pairs)
         phases = [abs(b / a) for a, b in pairs if b and math.hypot(a, b) > 1.2e-5 * largest]  # not 0 but for rounding
         assert zeta == max(phases, default=0.0)
-    assert trainer.global_step == 6
+    assert trainer.global_step == 3
     with (tmp_path / "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["jacobian/zeta"]]
     assert [float(row["jacobian/zeta"]) for row in rows] == pytest.approx(callback.series["zeta"])
     first = callback.series["eigenvalues"][0][0]
     assert (float(rows[0]["jacobian/eigenvalue_1/real"]), float(rows[0]["jacobian/eigenvalue_1/imaginary"])) == first
-    assert Image.open(tmp_path / "jacobian.png").size[0] > 500
+    assert (tmp_path / "jacobian.png").is_file()
 
 
 @pytest.mark.slow
@@ -169,19 +168,19 @@ def test_a_game_that_is_not_finite(fit):
 
 
 def test_losses_of_others(fit):
-    """Their eigenvalues are those of the dense Jacobian, on the last batch."""
-    latents = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    """Their eigenvalues are those of the dense Jacobian, on the last batch; the module's own losses do not count."""
+    latents, batches = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), []
 
     def losses(module, batch):
-        real, fake = module.discriminator(batch[0][:4]), module.discriminator(module.generator(latents))
+        batches.append(batch)
+        real, fake = module.discriminator(batch[:4]), module.discriminator(module.generator(latents))
         return softplus(-fake).mean(), (softplus(-real) + softplus(fake)).mean()
 
-    module = make_two_player_gan(lightning.pytorch)()
+    module = tiny_game()
     callback = JacobianSpectrumLogger(2, count=2, max_products=40, losses=losses)
-    fit(module, [callback], image_loader(), max_steps=8)
-    *_, batch = image_loader()
-    game = Game(lambda: losses(module, batch), [*module.generator.parameters()], [*module.discriminator.parameters()])
-    whole = torch.linalg.eigvals(game.jacobian().double())
+    fit(module, [callback], points(), max_steps=4)
+    players = [*module.generator.parameters()], [*module.discriminator.parameters()]
+    whole = torch.linalg.eigvals(Game(lambda: losses(module, batches[-1]), *players).jacobian().double())
     for pair in callback.series["eigenvalues"][-1]:
         assert (whole - complex(*pair)).abs().min() < 5e-3 * whole.abs().max()
 

@@ -3,15 +3,14 @@
 import csv
 import struct
 import time
+from types import SimpleNamespace
 
 import lightning.pytorch
 import numpy as np
 import pytest
-import wandb
 from helpers.foreign_modules import image_loader, make_classifier
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
-from wandb.proto.wandb_internal_pb2 import Record
 
 from pcgan_lightning.callbacks import (
     AdaptivePreconditioning,
@@ -20,6 +19,7 @@ from pcgan_lightning.callbacks import (
     SampleGridLogger,
     SpectrumLogger,
 )
+from pcgan_lightning.callbacks.loggers import log_picture
 from pcgan_lightning.callbacks.monitors.spectrum import summarize_conditions
 from pcgan_lightning.modules import GAN
 from pcgan_lightning.networks import CNNDiscriminator, CNNGenerator
@@ -67,7 +67,7 @@ def test_summary_over_layers():
     assert summarize_conditions([2.0]) == {"max": 2.0, "second_max": 2.0, "mean": 2.0}
 
 
-def test_csv_gets_numbers_and_the_folder_gets_pictures(tmp_path, fit):
+def test_csv_gets_numbers_and_the_folder_gets_pictures(tmp_path, fit, drawn):
     fit(tiny_gan(), all_callbacks(), max_steps=6, logger=CSVLogger(tmp_path, name="run", version=""))
     folder = tmp_path / "run"
     with (folder / "metrics.csv").open() as file:
@@ -117,6 +117,8 @@ def test_tensorboard_gets_scalars_images_and_tables(tmp_path, fit):
 
 def wandb_records(path):
     """Read an offline run: a 7-byte file header, then records in the log format of LevelDB (blocks of 32 KiB)."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
     raw, position, parts = path.read_bytes(), 7, b""
     while position < len(raw):
         left = 32768 - position % 32768
@@ -147,6 +149,8 @@ def finished_wandb_records(path):
 
 @pytest.mark.slow
 def test_wandb_offline_gets_series_tables_and_images(tmp_path, fit):
+    import wandb  # takes a second, which the fast tests need not wait
+
     logger = WandbLogger(save_dir=tmp_path, offline=True, project="test")
     fit(tiny_gan(), all_callbacks(), max_steps=6, logger=logger)
     wandb.finish()
@@ -195,3 +199,20 @@ def test_progress_bar_shows_losses_condition_and_speed(fit, capsys):
 def test_refresh_interval():
     with pytest.raises(ValueError, match="`refresh_every_n_steps` must be at least 1, got 0"):
         GANProgressBar(refresh_every_n_steps=0)
+
+
+def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    trainer = SimpleNamespace(is_global_zero=True, fast_dev_run=False, loggers=[], default_root_dir=tmp_path)
+    monkeypatch.setattr("pcgan_lightning.callbacks.loggers.connected", lambda _: trainer)
+    log_picture(trainer, "x", "samples/x.png", Image.new("RGB", (2, 2), "red"))
+    with Image.open(tmp_path / "samples" / "x.png") as picture:
+        assert (picture.format, picture.getpixel((1, 1))) == ("PNG", (255, 0, 0))
+    former = (tmp_path / "samples" / "x.png").read_bytes()
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="No space left"):
+        log_picture(trainer, "x", "samples/x.png", Image.new("RGB", (2, 2), "blue"))
+    assert [path.read_bytes() for path in (tmp_path / "samples").iterdir()] == [former]

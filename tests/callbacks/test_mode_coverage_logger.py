@@ -5,6 +5,7 @@ import csv
 import lightning.pytorch as pl
 import pytest
 import torch
+from helpers import short_fits
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
@@ -26,19 +27,9 @@ def tiny_gan(channels=3, **kwargs):
     return GAN(generator, CNNDiscriminator(8, channels, width=2, initialization="torch"), **kwargs)
 
 
-def fit(tmp_path, module, callbacks, ckpt_path=None, **kwargs):
-    defaults = {
-        "accelerator": "cpu",
-        "max_steps": 5,
-        "default_root_dir": tmp_path,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "logger": False,
-    }
-    trainer = pl.Trainer(**defaults | kwargs, callbacks=callbacks)
-    trainer.fit(module, datamodule=StackedDigits(batch_size=8, seed=0), ckpt_path=ckpt_path)
-    return trainer
+def fit(tmp_path, module, callbacks, max_steps=5, **options):
+    data = StackedDigits(batch_size=8, seed=0)
+    return short_fits.fit(tmp_path, module, max_steps, *callbacks, data=data, **options)
 
 
 def test_modes_are_those_of_the_averaged_generator(tmp_path):

@@ -40,7 +40,7 @@ def test_modes_can_be_told(fit):
     assert modes.series == {"iteration": [5], "modes_covered": [1], "high_quality_share": [1.0]}
 
 
-def test_points_and_spectra_of_mlps_are_drawn(tmp_path, fit):
+def test_points_and_spectra_of_mlps_are_drawn(tmp_path, fit, drawn):
     fit(tiny_gan(), [FixedPreconditioning(1), SampleGridLogger(5), SpectrumLogger(5)], points(), max_steps=5)
     found = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.png"))
     grids = [f"samples/iteration_{n:07d}.png" for n in (0, 5)]
@@ -49,7 +49,7 @@ def test_points_and_spectra_of_mlps_are_drawn(tmp_path, fit):
         assert np.asarray(Image.open(tmp_path / file)).std() > 5, "an empty picture"
 
 
-def test_points_are_where_they_belong():
+def test_points_are_where_they_belong(drawn):
     """Blue to the left above, and a black cross to the right below."""
     points = torch.tensor([[-1.0, 1.0]]) + 0.02 * torch.randn(500, 2)
     pixels = np.asarray(draw_samples(points, torch.tensor([[1.0, -1.0]]))).astype(int)

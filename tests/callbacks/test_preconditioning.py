@@ -8,6 +8,7 @@ import lightning.pytorch
 import numpy as np
 import pytest
 import torch
+from helpers import short_fits
 from helpers.foreign_modules import BOTH_NAMES, image_loader, make_classifier, make_two_player_gan
 from helpers.short_fits import fit as small_fit
 from helpers.short_fits import small_game
@@ -30,19 +31,9 @@ from pcgan_lightning.spectra import (
 )
 
 
-def fit(pl, module, tmp_path, callbacks=(), max_epochs=2, **kwargs):
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=max_epochs,
-        callbacks=list(callbacks),
-        default_root_dir=tmp_path,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, image_loader(), **kwargs)
-    return trainer
+def fit(pl, module, tmp_path, callbacks=(), **options):
+    options = {"max_epochs": 2} | options
+    return short_fits.fit(tmp_path, module, -1, *callbacks, data=image_loader(), pl=pl, **options)
 
 
 CASES = {

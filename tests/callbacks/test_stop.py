@@ -12,6 +12,7 @@ from helpers.foreign_modules import BOTH_NAMES, image_loader, make_classifier, m
 from lightning.pytorch.callbacks import Callback
 
 from pcgan_lightning.callbacks import RunCheckpoint, StopOnSignal
+from pcgan_lightning.callbacks.running.stop import is_lost_connection
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 
@@ -49,14 +50,14 @@ def trainer_of(folder, *callbacks, advice="", **settings):
 
 
 def handlers():
-    return [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
+    return [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1)]
 
 
 def saved(folder):
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, None), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, None), (signal.SIGHUP, None), (signal.SIGINT, 130)])
 def test_iteration_is_finished_and_saved(number, status, tmp_path, caplog):
     caplog.set_level(logging.INFO, "lightning.pytorch")
     logging.getLogger("lightning.pytorch").addHandler(caplog.handler)
@@ -71,6 +72,17 @@ def test_iteration_is_finished_and_saved(number, status, tmp_path, caplog):
     said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("stopped")]
     path = tmp_path / "checkpoints" / "last.ckpt"
     assert set(said) == {f"stopped by {number.name} at iteration 3; saved {path}; go on from there"}
+
+
+def test_ignored_hangup_stays_ignored(tmp_path):
+    """As `nohup` has it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        send = Send(3, signal.SIGHUP)
+        trainer_of(tmp_path, send, max_steps=4).fit(Classifier(), image_loader())
+        assert send.called == ["batch"] * 4 + ["end"]
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_stopped_run_is_resumed_exactly(tmp_path):
@@ -187,7 +199,7 @@ def test_requeue_signal_of_slurm(tmp_path, monkeypatch):
 
 
 def two_processes(folder, what):
-    return run_script(stop_two_processes, folder, what, timeout=120, check=False)
+    return run_script(stop_two_processes, folder, what, timeout=400, check=False)
 
 
 @pytest.mark.ddp
@@ -198,6 +210,32 @@ def test_all_processes_stop_at_the_same_iteration(tmp_path):
     assert done.stderr.count("stopped by SIGTERM at iteration 3;") == 1
     assert [(tmp_path / f"batches_{rank}").read_text() for rank in (0, 1)] == ["3", "3"]
     assert saved(tmp_path)["global_step"] == 3
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("killed", [0, 1])
+def test_killed_process_ends_the_other(killed, tmp_path):
+    """In one sentence and a status, in place of what gloo says."""
+    done = two_processes(tmp_path, f"kill {killed}")
+    who = "process 1 (SIGKILL)" if killed else "another process"
+    sentence = f"{who} of this run has ended, which can't go on without it after iteration 2; go on from there"
+    assert done.stderr.count(sentence) == 1, done.stderr
+    assert done.returncode == (1 if killed else -signal.SIGKILL)  # of the first; both have closed their output
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (RuntimeError("[gloo/transport/tcp/pair.cc:545] Read error [::1]:9: Connection reset by peer. GL"), True),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:12430"), True),
+        (torch.distributed.DistBackendError("NCCL error: remote process exited or there was a network error"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("Connection closed by peer"), False),
+    ],
+    ids=str,
+)
+def test_lost_connections(error, lost):
+    assert is_lost_connection(error) == lost
 
 
 @pytest.mark.ddp

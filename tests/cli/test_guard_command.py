@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 from helpers import ROOT
-from helpers.command import pcgan
+from helpers.command import one_error, pcgan
 
 from pcgan_lightning.callbacks import CollapseMonitor, NonFiniteGuard
 from pcgan_lightning.cli.fit import PCGANCLI
@@ -46,7 +46,7 @@ def test_a_run_that_diverges_ends_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(GAN, "step", long)
     arguments = ("--trainer.max_steps=60", "--checkpoint.every_n_train_steps=10", "--ckpt_path=last")
     assert quickstart(monkeypatch, folder, *arguments) == 1
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pcgan: error:")]
+    line = one_error(capsys)
     assert "of iteration 5 is not finite, training stops: the last good checkpoint is " in line
     assert f"{folder}/checkpoints/last.ckpt, continue from it with smaller steps" in line
     assert line.endswith(" (--ckpt_path last continues, --guard.action=restore lets it go back by itself)")
@@ -57,7 +57,7 @@ def test_a_diverging_optimizer(tmp_path, monkeypatch, capsys):
     """As somebody would ask for it, with nothing to go back to."""
     sgd = ("--model.discriminator_optimizer=torch.optim.SGD", "--model.discriminator_optimizer.lr=1e30")
     assert quickstart(monkeypatch, tmp_path / "run", "--trainer.max_steps=20", *sgd) == 1
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pcgan: error:")]
+    line = one_error(capsys)
     assert "of iteration 1 is not finite, training stops: no checkpoint was written yet, begin again" in line
     assert not (tmp_path / "run" / "checkpoints").exists()
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from helpers import ROOT
-from helpers.command import pcgan
+from helpers.command import one_error, one_error_of, pcgan
 from lightning.pytorch.callbacks import Callback
 
 from pcgan_lightning.runs import check_writable, last_checkpoint, read_rows
@@ -100,8 +100,7 @@ def test_run_without_a_checkpoint_begins_anew(finished, monkeypatch, tmp_path, s
 
 def test_last_without_a_checkpoint_is_nothing_to_validate(monkeypatch, tmp_path, capsys):
     config = ROOT / "configs" / "quickstart.yaml"
-    status = pcgan(monkeypatch, "validate", "--config", config, "--run_dir", tmp_path, "--ckpt_path=last")
-    assert status == 1
+    assert pcgan(monkeypatch, "validate", "--config", config, "--run_dir", tmp_path, "--ckpt_path=last") == 1
     assert f"'last' needs a checkpoint in {tmp_path}, found none" in capsys.readouterr().err
 
 
@@ -137,13 +136,7 @@ def test_a_start_reads_its_checkpoint_once(how, interrupted, monkeypatch):
     pytest.importorskip("tensorboard")
     checkpoint, read, load = interrupted / "checkpoints" / "iteration_0000004.ckpt", [], torch.load
 
-    def counted(file, *args, **kwargs):
-        read.append(file)
-        return load(file, *args, **kwargs)
-
-    monkeypatch.setattr(
-        torch, "load", lambda file, *args, **kwargs: (read.append(file), load(file, *args, **kwargs))[1]
-    )
+    monkeypatch.setattr(torch, "load", lambda file, *a, **k: (read.append(file), load(file, *a, **k))[1])
     path = "last" if how == "last" else checkpoint
     logger = ("--trainer.logger=TensorBoardLogger", "--trainer.logger.save_dir=.")
     assert fit(monkeypatch, interrupted, *logger, "--ckpt_path", path) == 0
@@ -204,6 +197,29 @@ def test_sigterm_saves_and_the_run_goes_on(finished, monkeypatch, tmp_path):
     assert series(folder) == series(finished)
 
 
+@pytest.mark.ddp
+def test_killed_process_of_two(tmp_path):
+    """One line and a status of the other, after which the run goes on."""
+    path = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
+    environment = {k: v for k, v in os.environ.items() if k not in ("PL_GLOBAL_SEED", "LOCAL_RANK")}
+    two = ("--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.callbacks+=helpers.kill_once.KillOnce")
+    command = [sys.executable, "-m", "pcgan_lightning.cli", *TINY, "--run_dir", tmp_path, *two, "--ckpt_path=last"]
+    killed, resumed = (
+        subprocess.run(
+            list(map(str, command)), env=environment | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
+        )
+        for _ in range(2)
+    )
+    assert killed.returncode == 1
+    assert one_error_of(killed.stderr) == (
+        "pcgan: error: process 1 (SIGKILL) of this run has ended, which can't go on without it after iteration 3; "
+        "continue with --ckpt_path last"
+    )
+    assert "gloo" not in killed.stderr.replace("distributed_backend=gloo", "")
+    assert resumed.returncode == 0, resumed.stderr
+    assert end(tmp_path)["global_step"] == 5
+
+
 def test_checkpoint_arguments_are_those_of_lightning(monkeypatch, capsys):
     assert pcgan(monkeypatch, *TINY, "--checkpoint.save_top_k=-1", "--print_config") == 0
     resolved = yaml.safe_load(capsys.readouterr().out)["checkpoint"]
@@ -214,14 +230,13 @@ def test_checkpoint_arguments_are_those_of_lightning(monkeypatch, capsys):
     assert "`save_on_exception` must be false" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("place", ["{tmp}/file", "{tmp}/file/run", "/proc/nowhere/run"])
+@pytest.mark.parametrize("place", ["{tmp}/file/run", "/proc/nowhere/run"])
 def test_folder_that_cannot_be_written_to(place, monkeypatch, tmp_path, capsys):
     """Told before anything is built: there is no such source of data, and nobody says so."""
     (tmp_path / "file").write_text("mine")
     folder = place.format(tmp=tmp_path)
     assert fit(monkeypatch, folder, "--data.source=nowhere") == 1
-    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("pcgan: error:"))
-    assert f"argument `run_dir` must be a folder that can be written to, got {folder}: " in line
+    assert f"argument `run_dir` must be a folder that can be written to, got {folder}: " in one_error(capsys)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
@@ -243,9 +258,9 @@ def test_full_disk(interrupted, monkeypatch):
         check=False,
     )
     assert done.returncode == 1
-    (line,) = (line for line in done.stderr.splitlines() if line.startswith("pcgan: error:"))
-    assert "iteration_0000006.ckpt can't be written, former ones are untouched: File too large" in line
-    assert "Traceback" not in done.stderr
+    assert "iteration_0000006.ckpt can't be written, former ones are untouched: File too large" in one_error_of(
+        done.stderr
+    )
     assert {path: path.read_bytes() for path in (interrupted / "checkpoints").iterdir()} == former
     assert fit(monkeypatch, interrupted, *more) == 0
     assert end(interrupted)["global_step"] == 7

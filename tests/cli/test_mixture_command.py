@@ -1,10 +1,8 @@
 """The mixture of Gaussians through the command."""
 
 import csv
-import shutil
 
 import pytest
-import yaml
 from helpers import ROOT
 from helpers.command import pcgan
 from PIL import Image
@@ -29,10 +27,9 @@ def finished(tmp_path_factory):
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda p: p.stem)
-def test_config_is_the_papers_mixture(config, monkeypatch, capsys):
+def test_config_is_the_papers_mixture(config, resolve):
     """Facts of the authors' code: sizes, RMSProp at 1e-4, batch 128, 20,000 steps, minimax loss; gamma of the talk."""
-    assert pcgan(monkeypatch, "fit", "--config", config, "--print_config") == 0
-    resolved = yaml.safe_load(capsys.readouterr().out)
+    resolved = resolve(config)
     model, data = resolved["model"]["init_args"], resolved["data"]["init_args"]
     sizes = {"image_shape": [2], "width": 256, "hidden_layers": 4, "initialization": "xavier_uniform"}
     assert model["discriminator"]["init_args"] == sizes
@@ -85,13 +82,6 @@ def test_run_leaves_pictures_and_modes(finished):
     assert [int(float(row["step"])) for row in rows] == [4]
 
 
-def test_run_is_continued(finished, monkeypatch, tmp_path):
-    folder = shutil.copytree(finished, tmp_path / "run")
-    more = ("--trainer.max_steps=6", "--ckpt_path=last", "--run_dir", folder)
-    assert pcgan(monkeypatch, "fit", "--config", CONFIG, *TINY, *more) == 0
-    assert (folder / "samples" / "iteration_0000006.png").is_file()
-
-
 def test_generate_draws_points(finished, monkeypatch, tmp_path, capsys):
     checkpoint = finished / "checkpoints" / "last.ckpt"
     picture = tmp_path / "points.png"
@@ -100,9 +90,3 @@ def test_generate_draws_points(finished, monkeypatch, tmp_path, capsys):
     assert pcgan(monkeypatch, "generate", checkpoint, "--output", tmp_path / "points") == 1
     assert "argument `grid` must be true for a generator of points" in capsys.readouterr().err
     assert not (tmp_path / "points").exists()
-
-
-def test_report_reads_the_run(finished, monkeypatch, tmp_path):
-    page = tmp_path / "report.html"
-    assert pcgan(monkeypatch, "report", finished, "--output", page) == 0
-    assert "mixture" in page.read_text().lower()

@@ -4,6 +4,7 @@ import logging
 import shutil
 
 import pytest
+import torch
 import yaml
 from helpers.command import one_error, quickstart
 
@@ -70,3 +71,31 @@ def test_another_optimizer_is_refused_at_once(folder, monkeypatch, capsys):
     rule = "argument `model.generator_optimizer.class_path` must stay the checkpoint's in a run that goes on"
     assert f"{rule}, 'torch.optim.Adam', got 'torch.optim.SGD'" in line
     assert (folder / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    ["ddp_spawn", "ddp_fork", "ddp_notebook_find_unused_parameters_true", "fsdp", "deepspeed_stage_2", "xla"],
+)
+def test_strategies_are_refused_at_once(strategy, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    assert quickstart(monkeypatch, folder, f"--trainer.strategy={strategy}", "--trainer.devices=2") == 1
+    line = one_error(capsys)
+    if strategy.startswith("ddp"):
+        assert "argument `strategy` of the trainer must be 'auto' or 'ddp', with which each process keeps" in line
+    assert not folder.exists()
+
+
+def test_another_number_of_threads_is_told(folder, monkeypatch, caplog):
+    threads = torch.get_num_threads()
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    logger.addHandler(caplog.handler)
+    try:
+        torch.set_num_threads(threads + 1)
+        assert go_on(monkeypatch, folder) == 0
+    finally:
+        torch.set_num_threads(threads)
+        logger.removeHandler(caplog.handler)
+    said = {record.getMessage() for record in caplog.records}
+    line = f"setting `threads`, {threads} in the checkpoint and {threads + 1} now, takes effect from here on, "
+    assert f"{line}and sums may be rounded otherwise than before" in said

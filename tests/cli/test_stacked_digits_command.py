@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 from helpers import ROOT
 from helpers.command import one_error, pcgan
 
@@ -18,9 +17,8 @@ SIMULTANEOUS = {"simgd": "SimGD", "conopt": "ConOpt", "jare": "JARE"}
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda p: p.stem)
-def test_config_says_what_the_benchmark_plans(config, monkeypatch, capsys):
-    assert pcgan(monkeypatch, "fit", "--config", config, "--print_config") == 0
-    resolved = yaml.safe_load(capsys.readouterr().out)
+def test_config_says_what_the_benchmark_plans(config, resolve):
+    resolved = resolve(config)
     model, data = resolved["model"]["init_args"], resolved["data"]["init_args"]
     assert resolved["run_dir"] == f"runs/stacked_digits/{config.stem}"
     assert (data["image_size"], data["batch_size"]) == (8, 64)
@@ -30,12 +28,17 @@ def test_config_says_what_the_benchmark_plans(config, monkeypatch, capsys):
         assert sizes["initialization"] == "torch"
         assert {"image_size": 8, "channels": 3, "width": None, **more}.items() <= sizes.items()
         assert model[f"{player}_scheduler"] is None
-        if "nsgda" not in config.stem:
+        if "nsgda" not in config.stem and (config.stem, player) != ("dualing", "discriminator"):
             optimizer = model[f"{player}_optimizer"]["init_args"]
             assert (optimizer["lr"], optimizer["betas"]) == (2e-4, [0.0, 0.9])
     assert model["ema_decay"] == 0
-    assert model["loss"]["class_path"].endswith("HingeLoss")
-    if config.stem in SIMULTANEOUS:
+    if config.stem == "dualing":
+        assert model["method"]["class_path"].endswith("ScoreLinearization")
+    else:
+        assert model["loss"]["class_path"].endswith("HingeLoss")
+    if config.stem == "dualing":
+        assert model["steps"] == 1
+    elif config.stem in SIMULTANEOUS:
         assert model["method"]["class_path"].endswith(SIMULTANEOUS[config.stem])
     else:
         assert model["discriminator_first"]

@@ -3,6 +3,7 @@ import time
 
 import datasets
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import pytest
 import torch

@@ -6,7 +6,14 @@ import pytest
 import torch
 from helpers.images import all_numbers, encode, numbered, numbers, own_threads, stream
 
-from pcgan_lightning.data import MemoryLoader, MixtureLoader, SequentialLoader, StreamingLoader, ring_of_modes
+from pcgan_lightning.data import (
+    MemoryLoader,
+    MixtureLoader,
+    SequentialLoader,
+    StackedDigitsLoader,
+    StreamingLoader,
+    ring_of_modes,
+)
 from pcgan_lightning.data.loaders import TrainLoader, pass_seed
 
 ENCODED = [encode(numbered(number)) for number in range(22)]
@@ -28,7 +35,11 @@ def streaming(encoded=ENCODED, num_shards=4, **settings):
 
 
 def mixture(**settings):
-    return MixtureLoader(ring_of_modes(), 0.06, 5, "cpu", **settings)
+    return MixtureLoader(ring_of_modes(), 0.06, 5, **settings)
+
+
+def stacked(**settings):
+    return StackedDigitsLoader(torch.arange(40, dtype=torch.uint8).view(40, 1, 1), 5, **settings)
 
 
 @pytest.fixture
@@ -53,7 +64,7 @@ def make_stream(maker):
     return maker(streaming)
 
 
-@pytest.fixture(params=[memory, streaming, mixture], ids=lambda kind: kind.__name__)
+@pytest.fixture(params=[memory, streaming, mixture, stacked], ids=lambda kind: kind.__name__)
 def make(request, maker):
     return maker(request.param)
 

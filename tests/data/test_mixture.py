@@ -10,7 +10,7 @@ from pcgan_lightning.data import MixtureLoader, MixtureOfGaussians, ring_of_mode
 
 def batches(count, **settings):
     arguments = {"batch_size": 8, "seed": 3} | settings
-    loader = MixtureLoader(ring_of_modes(), 0.06, 1000, "cpu", **arguments)
+    loader = MixtureLoader(ring_of_modes(), 0.06, 1000, **arguments)
     return [batch for _, batch in zip(range(count), loader, strict=False)]
 
 
@@ -54,8 +54,8 @@ def test_settings_arrive():
         ({"modes": 0}, r"^argument `modes` must be at least 1, got 0$"),
         ({"radius": 0.0}, r"^argument `radius` must be positive, got 0.0$"),
         ({"std": -1.0}, r"^argument `std` must be positive, got -1.0$"),
-        ({"batch_size": 0}, r"^argument `batch_size` must be positive, got 0$"),
-        ({"iterations_per_epoch": 0}, r"^argument `iterations_per_epoch` must be positive, got 0$"),
+        ({"batch_size": 0}, r"^argument `batch_size` must be at least 1, got 0$"),
+        ({"iterations_per_epoch": 0}, r"^argument `iterations_per_epoch` must be at least 1, got 0$"),
         ({"seed": -1}, r"^argument `seed` must not be negative, got -1$"),
     ],
 )
@@ -65,5 +65,5 @@ def test_wrong_arguments(settings, message):
 
 
 def test_nothing_to_evaluate_on():
-    with pytest.raises(ValueError, match=r"^argument `data` must have held-out points to test on, got MixtureOf"):
+    with pytest.raises(ValueError, match=r"^argument `data` must have held-out data to test on, got MixtureOf"):
         MixtureOfGaussians().setup("test")

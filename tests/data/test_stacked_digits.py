@@ -1,4 +1,4 @@
-"""Stacked digits: what they are, the slices of processes, resuming, other sizes."""
+"""Stacked digits: what they are, resuming, other sizes."""
 
 import numpy as np
 import pytest
@@ -7,20 +7,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from sklearn.datasets import load_digits
 
-from pcgan_lightning.data import StackedDigits, StackedDigitsLoader
+from pcgan_lightning.data import StackedDigits
 
 
 @pytest.fixture(scope="module")
 def digits():
     """Scikit-learn's digits in [-1, 1], 17 levels rounded to 256."""
     return torch.from_numpy(np.rint(load_digits().images * 255 / 16)).float() / 127.5 - 1
-
-
-def batches(count, **settings):
-    arguments = {"iterations_per_epoch": 1000, "batch_size": 8, "seed": 3} | settings
-    pixels = torch.arange(40, dtype=torch.uint8).view(40, 1, 1)
-    loader = StackedDigitsLoader(pixels, **arguments)
-    return [batch for _, batch in zip(range(count), loader, strict=False)]
 
 
 def test_every_channel_is_a_digit_of_its_own(digits):
@@ -37,24 +30,6 @@ def test_every_channel_is_a_digit_of_its_own(digits):
     # 900 draws from 1797 with replacement: 707 different ones expected, 10 is one standard deviation.
     assert abs(len(drawn.unique()) - 1797 * (1 - (1 - 1 / 1797) ** 900)) < 50
     assert len(drawn.unique(dim=0)) == 300  # channels do not go together
-
-
-def test_the_seed_and_the_number_fix_a_batch():
-    first, second = torch.cat(batches(3)), torch.cat(batches(3))
-    assert torch.equal(first, second)
-    assert not torch.equal(first[:8], first[8:16])
-    assert not torch.equal(first, torch.cat(batches(3, seed=4)))
-
-
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_processes_together_see_what_one_sees(world_size):
-    whole = batches(4, batch_size=4 * world_size, discriminator_steps=2)
-    parts = [
-        batches(4, batch_size=4, discriminator_steps=2, rank=rank, world_size=world_size) for rank in range(world_size)
-    ]
-    for batch, *pieces in zip(whole, *parts, strict=True):
-        for update, *slices in zip(batch.chunk(2), *(piece.chunk(2) for piece in pieces), strict=True):
-            assert torch.equal(update, torch.cat(slices))
 
 
 class Recorder(LightningModule):
@@ -115,10 +90,11 @@ def test_real_images_are_the_same_in_every_run():
     ("make", "message"),
     [
         (lambda: StackedDigits(image_size=0), "argument `image_size` must be at least 1, got 0"),
-        (lambda: StackedDigits(batch_size=0), "argument `batch_size` must be at least 1, got 0"),
-        (lambda: StackedDigits(seed=-1), "argument `seed` must not be negative, got -1"),
         (lambda: StackedDigits().real_images("validation"), "argument `part` must be 'train' for StackedDigits, got"),
-        (lambda: StackedDigits().setup("test"), "argument `data` must have held-out images to test on, got"),
+        (
+            lambda: StackedDigits().setup("test"),
+            "argument `data` must have held-out data to test on, got Stacked",
+        ),
     ],
 )
 def test_mistakes(make, message):

@@ -1,6 +1,8 @@
-"""The command as a shell would run it, for tests in one process."""
+"""The command as a shell would run it, for tests in one process; and what one may do to its files."""
 
 import sys
+
+import torch
 
 from helpers import ROOT
 from pcgan_lightning.cli import main
@@ -30,6 +32,21 @@ def quickstart(monkeypatch, folder, *more):
 
 
 def one_error(capsys):
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pcgan: error:")]
-    assert len(lines) == 1
+    """Return the one line of stderr beside what Lightning says."""
+    return one_error_of(capsys.readouterr().err)
+
+
+def one_error_of(error):
+    """The same of a text."""
+    lines = [line for line in error.splitlines() if line.startswith("pcgan: error:")]
+    assert len(lines) == 1, error
+    assert "Traceback" not in error
     return lines[0]
+
+
+def one_byte_altered(path, good):
+    content = bytearray(good.read_bytes())
+    weights = max(torch.load(good, weights_only=True)["state_dict"].values(), key=lambda tensor: tensor.numel())
+    place = content.index(weights.numpy().tobytes())
+    content[place + 5] ^= 1
+    path.write_bytes(content)

@@ -1,8 +1,6 @@
 """Twenty iterations of every rule on one, two and four processes, for test_processes.py; the argument is a folder."""
 
 import logging
-import os
-import socket
 import sys
 from functools import partial
 from pathlib import Path
@@ -13,9 +11,19 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.multiprocessing import start_processes
 
+from helpers import join_processes, unused_port
 from pcgan_lightning.callbacks import AdaptivePreconditioning
 from pcgan_lightning.data import ImageDataModule
-from pcgan_lightning.games import JARE, ConOpt, ExtraGradient, SimGD, SymplecticGradientAdjustment
+from pcgan_lightning.games import (
+    JARE,
+    ConOpt,
+    CostLinearization,
+    ExtraGradient,
+    LinearDual,
+    ScoreLinearization,
+    SimGD,
+    SymplecticGradientAdjustment,
+)
 from pcgan_lightning.losses import (
     GradientPenalty,
     HingeLoss,
@@ -25,8 +33,15 @@ from pcgan_lightning.losses import (
     SaturatingLoss,
     WassersteinLoss,
 )
-from pcgan_lightning.modules import GAN, SimultaneousGAN
-from pcgan_lightning.networks import CNNDiscriminator, CNNGenerator, MLPDiscriminator, MLPGenerator
+from pcgan_lightning.modules import GAN, DualingGAN, SimultaneousGAN
+from pcgan_lightning.networks import (
+    CNNDiscriminator,
+    CNNGenerator,
+    LinearDiscriminator,
+    MLPDiscriminator,
+    MLPGenerator,
+    RandomFourierFeatures,
+)
 from pcgan_lightning.optim import NSGDA, AdaDir, AdaNSGDA, Grafted, LinearDecay
 from pcgan_lightning.spectra import preconditioners
 
@@ -84,10 +99,16 @@ RULES = {
     "jare": lambda: SimultaneousGAN(*mlps(), method=JARE(1.0), **game),
     "sga": lambda: SimultaneousGAN(*mlps(), method=SymplecticGradientAdjustment(), **game),
     "extragradient": lambda: SimultaneousGAN(*mlps(), method=ExtraGradient(), **game),
+    "linear_dual": lambda: DualingGAN(
+        mlps()[0], LinearDiscriminator(RandomFourierFeatures((1, 8, 8), 16, 8.0)), LinearDual(0.1, 3, tolerance=0.0)
+    ),
+    "score_linearization": lambda: DualingGAN(*mlps(), ScoreLinearization(0.01, 0.01, tolerance=0.0), steps=2),
+    "cost_linearization": lambda: DualingGAN(*mlps(), CostLinearization(0.01, 0.01)),
     "apc": lambda: GAN(*cnns(False), ema_decay=0.9, generator_scheduler=decay),
     "batch_norm": lambda: GAN(*cnns(True), **both(SGD)),
     "batch_norm_jare": lambda: SimultaneousGAN(*cnns(True), method=JARE(0.1), **game),
     "uneven": lambda: GAN(*mlps(), **penalised, **both(SGD), discriminator_steps=2),
+    "uneven_dualing": lambda: DualingGAN(*mlps(), ScoreLinearization(0.01, 0.01, tolerance=0.0)),
     "uneven_jare": lambda: SimultaneousGAN(*mlps(), method=JARE(1.0), **game),
 }
 RULES["apc_goal"] = RULES["apc"]
@@ -97,7 +118,7 @@ CALLBACKS = {"apc": adaptive, "apc_goal": adaptive_to_a_goal}
 def rules(processes):
     """Which to run: on four processes no second one of a kind."""
     alike = {"saturating", "least_squares", "nsgda_layer", "ada_dir", "grafted", "r1_penalty", "uneven_jare", "simgd"}
-    alike |= {"sga", "extragradient", "apc_goal"}
+    alike |= {"sga", "extragradient", "linear_dual", "cost_linearization", "uneven_dualing", "apc_goal"}
     return [rule for rule in RULES if processes < 4 or rule not in alike]
 
 
@@ -196,25 +217,10 @@ def validate(precision, processes=1):
 def run_all(rank, processes, port, folder):
     """Train by every rule, as one of several processes that somebody else started."""
     if processes > 1:
-        os.environ |= {
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "WORLD_SIZE": str(processes),
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "GROUP_RANK": "0",
-            "TORCHELASTIC_RUN_ID": "test",
-        }
+        join_processes(rank, processes, port)
     results = {(rule, p): run(rule, p, rank, processes) for rule in rules(processes) for p in PRECISIONS[processes]}
     results |= {("validation", p): validate(p, processes) for p in PRECISIONS[processes]}
     torch.save(results, folder / f"{processes}_{rank}.pt")
-
-
-def unused_port():
-    """Return a port that nobody listens at."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 if __name__ == "__main__":

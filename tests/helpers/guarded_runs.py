@@ -6,10 +6,11 @@ import sys
 import time
 from pathlib import Path
 
-import lightning.pytorch
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch.multiprocessing import start_processes
 
+from helpers import join_processes, short_fits, unused_port
 from helpers.foreign_modules import image_loader
 from pcgan_lightning.callbacks import NonFiniteError, NonFiniteGuard
 from pcgan_lightning.data import ImageDataModule
@@ -27,23 +28,9 @@ def gan(discriminator_steps=1, optimizer=lambda p: torch.optim.Adam(p, lr=1e-3, 
     return GAN(*networks, discriminator_steps=discriminator_steps, ema_decay=0.5, **both | kwargs)
 
 
-def fit(folder, module, callbacks, pl=lightning.pytorch, ckpt_path=None, **kwargs):
-    defaults = {
-        "accelerator": "cpu",
-        "max_steps": 12,
-        "default_root_dir": folder,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "logger": False,
-    }
-    if not any(isinstance(c, ModelCheckpoint) for c in callbacks):
-        defaults["enable_checkpointing"] = False
-    data = ImageDataModule(batch_size=4, max_images=24, seed=0)
-    loader = {"datamodule": data} if isinstance(module, GAN) else {"train_dataloaders": image_loader()}
-    trainer = pl.Trainer(**defaults | kwargs, callbacks=callbacks)
-    torch.manual_seed(2)
-    trainer.fit(module, ckpt_path=ckpt_path, **loader)
-    return trainer
+def fit(folder, module, callbacks, max_steps=12, **options):
+    data = ImageDataModule(batch_size=4, max_images=24, seed=0) if isinstance(module, GAN) else image_loader()
+    return short_fits.fit(folder, module, max_steps, *callbacks, data=data, seed=2, **options)
 
 
 class Injection(Callback):
@@ -107,15 +94,21 @@ class Weights(Callback):
         torch.save(pl_module.state_dict(), Path(trainer.default_root_dir) / f"weights_{trainer.global_rank}")
 
 
-def train(folder, kind, *callbacks):
+def train(rank, port, folder, kind, *callbacks):
+    join_processes(rank, 2, port)
     saving = ModelCheckpoint(every_n_train_steps=3, save_top_k=-1, filename="{step}")
+    fit(folder, gan(), [Injection(kind, rank=1), *callbacks, saving], strategy="ddp", devices=2)
+
+
+def train_two(folder, *arguments):
     folder.mkdir()
-    fit(folder, gan(), [Injection(kind, rank=1), *callbacks, saving], strategy="ddp_fork", devices=2)
+    start_processes(train, (unused_port(), folder, *arguments), 2, start_method="fork")
 
 
 if __name__ == "__main__":
     root = Path(sys.argv[1])
+    torch.set_num_threads(1)
     for kind in ("loss", "buffer"):
         with contextlib.suppress(Exception):
-            train(root / kind, kind, ReportingGuard(every_n_steps=8))
-    train(root / "restore", "loss", NonFiniteGuard("restore", every_n_steps=8), Weights())
+            train_two(root / kind, kind, ReportingGuard(every_n_steps=8))
+    train_two(root / "restore", "loss", NonFiniteGuard("restore", every_n_steps=8), Weights())

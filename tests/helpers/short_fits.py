@@ -1,8 +1,8 @@
 """Small games and short fits on digits, and what happens in them."""
 
-import lightning.pytorch as pl
+import lightning.pytorch
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from pcgan_lightning.data import ImageDataModule
 from pcgan_lightning.modules import GAN, SimultaneousGAN
@@ -27,14 +27,16 @@ def sgd(rate=0.01):
     return {"generator_optimizer": make, "discriminator_optimizer": make}
 
 
-def fit(folder, module, steps, *callbacks, data=None, ckpt_path=None, seed=1, **kwargs):
+def fit(folder, module, steps, *callbacks, data=None, pl=lightning.pytorch, ckpt_path=None, seed=1, **options):
     """Train silently on the CPU for so many iterations, and return the trainer."""
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    kwargs = {"accelerator": "cpu", "default_root_dir": folder, **quiet, **kwargs}
-    trainer = pl.Trainer(max_steps=steps, callbacks=list(callbacks), **kwargs)
-    torch.manual_seed(seed)
+    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+    quiet["enable_checkpointing"] = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+    defaults = {"accelerator": "cpu", "default_root_dir": folder, **quiet}
+    trainer = pl.Trainer(**defaults | options, max_steps=steps, callbacks=list(callbacks))
     data = data or ImageDataModule("digits", channels=1, batch_size=4, max_images=32, seed=0)
-    trainer.fit(module, data, ckpt_path=ckpt_path)
+    kind = "datamodule" if isinstance(data, lightning.pytorch.LightningDataModule) else "train_dataloaders"
+    torch.manual_seed(seed)
+    trainer.fit(module, ckpt_path=ckpt_path, **{kind: data})
     return trainer
 
 
@@ -69,7 +71,7 @@ class History(Callback):
 
 
 def assert_same(a, b, path=""):
-    """Two trees of states are equal bit for bit."""
+    """Two trees of states are equal bit for bit; NaN is NaN."""
     assert type(a) is type(b), path
     if isinstance(a, (dict, list, tuple)):
         keys = list(a) if isinstance(a, dict) else range(len(a))
@@ -77,4 +79,4 @@ def assert_same(a, b, path=""):
         for key in keys:
             assert_same(a[key], b[key], f"{path}/{key}")
     else:
-        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, path
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b or (a != a and b != b), path

@@ -1,4 +1,4 @@
-"""Two processes train together; the second gets SIGTERM in its third batch, or the first one fails there."""
+"""Two processes train together; in the third batch the second gets SIGTERM, the first one fails, or one is killed."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.demos.boring_classes import BoringModel
 
-from pcgan_lightning.callbacks import StopOnSignal
+from pcgan_lightning.callbacks import LostProcessError, StopOnSignal
 
 
 class Disturb(Callback):
@@ -20,6 +20,8 @@ class Disturb(Callback):
     def on_train_batch_start(self, trainer, *_):
         if self.batches == 2 and self.what == "signal" and trainer.global_rank == 1:
             os.kill(os.getpid(), signal.SIGTERM)
+        if self.batches == 2 and self.what == f"kill {trainer.global_rank}":
+            os.kill(os.getpid(), signal.SIGKILL)
         if self.batches == 2 and self.what == "error" and trainer.global_rank == 0:
             raise RuntimeError("out of luck")
 
@@ -43,6 +45,9 @@ if __name__ == "__main__":
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,
-        callbacks=[StopOnSignal(), Disturb(folder, sys.argv[2])],
+        callbacks=[StopOnSignal(advice="go on from there"), Disturb(folder, sys.argv[2])],
     )
-    trainer.fit(BoringModel())
+    try:
+        trainer.fit(BoringModel())
+    except LostProcessError as error:
+        sys.exit(str(error))

@@ -17,6 +17,7 @@ from pcgan_lightning.metrics.features import SHIPPED_CLASSIFIER
 from pcgan_lightning.networks import ImageClassifier
 
 
+@pytest.mark.slow
 def test_inception_is_that_of_torch_fidelity(inception_weights, make_images):
     ours = InceptionFeatures(weights=inception_weights)
     ours.load()

@@ -45,7 +45,7 @@ def test_a_classifier_of_all_channels_has_its_classes_as_modes():
     assert metric.counts.tolist() == torch.bincount(classifier(images).argmax(1), minlength=4).tolist()
 
 
-@pytest.mark.parametrize("image_size", [8, 32])
+@pytest.mark.parametrize("image_size", [8, pytest.param(32, marks=pytest.mark.slow)])
 def test_the_floor_is_that_of_a_perfect_sample(image_size):
     """Real stacked digits: all modes, and the divergence that so many perfect samples have by chance."""
     real = StackedDigits(image_size=image_size).real_images(count=COUNT).load().float() / 127.5 - 1

@@ -12,9 +12,17 @@ from torch import nn
 
 from pcgan_lightning.callbacks import AdaptivePreconditioning, FixedPreconditioning, SpectrumLogger
 from pcgan_lightning.cli.generate import load_gan
-from pcgan_lightning.games import JARE, ConOpt, ExtraGradient, SimGD, SymplecticGradientAdjustment
+from pcgan_lightning.games import (
+    JARE,
+    ConOpt,
+    CostLinearization,
+    ExtraGradient,
+    ScoreLinearization,
+    SimGD,
+    SymplecticGradientAdjustment,
+)
 from pcgan_lightning.losses import GradientPenalty, WassersteinLoss
-from pcgan_lightning.modules import GAN, SimultaneousGAN
+from pcgan_lightning.modules import GAN, DualingGAN, SimultaneousGAN
 from pcgan_lightning.networks import CNNDiscriminator
 from pcgan_lightning.optim import NSGDA, AdaDir, AdaNSGDA, Grafted, LinearDecay
 from pcgan_lightning.spectra import preconditioners, singular_values
@@ -124,6 +132,7 @@ METHODS = {
     "SGA": SymplecticGradientAdjustment(3.0),
     "ExtraGradient": ExtraGradient(),
 }
+DUALS = {"ScoreLinearization": ScoreLinearization(1e-2), "CostLinearization": CostLinearization(1e-2)}
 
 
 def make_game(name):
@@ -131,6 +140,8 @@ def make_game(name):
     torch.manual_seed(0)
     if name in METHODS:
         return small_simultaneous_game(method=METHODS[name], ema_decay=0.5, **decay)
+    if name in DUALS:
+        return small_game(DualingGAN, method=DUALS[name], steps=2, ema_decay=0.5, **decay)
     both = {"generator_optimizer": RULES[name], "discriminator_optimizer": RULES[name], **decay}
     return small_game(
         loss=WassersteinLoss(), penalty=GradientPenalty(3.0), discriminator_steps=2, ema_decay=0.5, **both
@@ -171,7 +182,7 @@ def run(folder, name, iterations, *callbacks, **kwargs):
     [
         *[("Adam", how, at) for how in ("inside", "stopped") for at in (11, 12)],
         *[(name, "stopped", 9) for name in RULES if name != "Adam"],
-        *[(name, "inside", 9) for name in METHODS],
+        *[(name, "inside", 9) for name in (*METHODS, *DUALS)],
     ],
 )
 def test_resumed_run_is_bit_identical(tmp_path, name, how, at):

@@ -1,6 +1,7 @@
 """Alternating updates: counting, by hand, penalties, randomness; and what no game accepts."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from helpers.short_fits import History, fit, recorded, sgd, small_game, small_si
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
@@ -18,7 +20,7 @@ from pcgan_lightning.losses import GradientPenalty, LeastSquaresLoss, Wasserstei
 from pcgan_lightning.modules import GAN
 from pcgan_lightning.modules._processes import Share
 from pcgan_lightning.networks import CNNDiscriminator, MLPDiscriminator, MLPGenerator
-from pcgan_lightning.optim import NSGDA
+from pcgan_lightning.optim import NSGDA, LinearDecay
 from pcgan_lightning.spectra import precondition, preconditioners
 
 
@@ -180,8 +182,15 @@ def test_own_loader_is_cut_into_updates(tmp_path):
         ({"discriminator": CNNDiscriminator(channels=3, width=2)}, None, r"\(1, 32, 32\) and \(3, 32, 32\)$"),
         ({}, lambda: ImageDataModule("digits", image_size=8), "data and discriminator must have the same image shape"),
         ({"discriminator_steps": 3}, lambda: loader(8, 2), "`discriminator_steps` = 3 images, .* got 2"),
+        (sgd(math.inf), None, r"`generator_optimizer` must have a finite learning rate, its `lr`, got \[inf\]"),
+        (
+            {"generator_scheduler": ReduceLROnPlateau},
+            None,
+            "`generator_scheduler` must not need a metric, got Re",
+        ),
+        ({"generator_scheduler": LinearDecay}, None, "`generator_scheduler` needs `total_iterations`"),
     ],
 )
 def test_mistakes(tmp_path, arguments, data, message):
     with pytest.raises(ValueError, match=message):
-        fit(tmp_path, small_game(**arguments), 1, data=data and data())
+        fit(tmp_path, small_game(**arguments), -1, data=data and data(), max_epochs=1)

@@ -5,13 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import distributed_runs, run_script
-from helpers.distributed_runs import ITERATIONS, PRECISIONS, rules, unused_port
-from lightning.pytorch.strategies import FSDPStrategy
+from helpers import distributed_runs, run_script, unused_port
+from helpers.distributed_runs import ITERATIONS, PRECISIONS, rules
 from torch import nn
 
 from pcgan_lightning.callbacks import AdaptivePreconditioning
-from pcgan_lightning.modules._processes import check_strategy
 from pcgan_lightning.networks import SynchronizedBatchNorm
 from pcgan_lightning.spectra import precondition, preconditioners
 
@@ -108,9 +106,3 @@ def test_first_process_decides_on_degrees():
     apc.adapt(trainer, module)
     assert preconditioners(network)["0"].polynomial.degree == 5
     assert apc.measurements == {"0": [12.0]}
-
-
-def test_other_strategies_are_refused():
-    trainer = SimpleNamespace(world_size=2, strategy=FSDPStrategy())
-    with pytest.raises(ValueError, match=r"argument `strategy` of the trainer must be 'ddp' .*, got FSDPStrategy"):
-        check_strategy(trainer)

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from helpers.command import pcgan
+from helpers.command import one_error, pcgan
 from helpers.short_fits import fit, recorded, sgd
 from helpers.short_fits import small_simultaneous_game as small_game
 from lightning.pytorch.plugins.precision import MixedPrecision
@@ -176,5 +176,5 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     assert (type(gan), type(gan.method), gan.method.gamma, iteration) == (SimultaneousGAN, JARE, 7.5, 2)
     capsys.readouterr()
     assert pcgan(monkeypatch, *common, "--model.method.gamma=-1", "--run_dir", tmp_path / "other") == 1
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pcgan: error:")]
+    line = one_error(capsys)
     assert "argument `gamma` must not be negative, got -1.0" in line

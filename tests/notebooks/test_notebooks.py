@@ -1,10 +1,7 @@
 """The notebooks are those of their scripts, and run from top to bottom."""
 
-import jupytext
-import nbformat
 import pytest
 from helpers import ROOT
-from nbclient import NotebookClient
 
 pytestmark = pytest.mark.slow
 
@@ -16,6 +13,10 @@ FEWER = {"seeds = range(100)": "seeds = range(25)"}  # of what would take a minu
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook(path):
     """Its cells run, and assert what the notebook claims."""
+    import jupytext  # these take a second, which the fast tests need not wait
+    import nbformat
+    from nbclient import NotebookClient
+
     notebook, script = nbformat.read(path, as_version=4), jupytext.read(path.with_suffix(".py"))
     cells = [[(cell.cell_type, cell.source) for cell in n.cells] for n in (notebook, script)]
     assert cells[0] == cells[1], f"run `python notebooks/build.py {path.stem}`"

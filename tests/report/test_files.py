@@ -27,11 +27,11 @@ def test_output_is_made_and_replaced_whole(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("metrics.csv", b"", "hold measurements, got .*/run/metrics.csv without any"),
-        ("metrics.csv", b"step,loss/generator\n", "hold measurements"),
-        ("metrics.csv", b"loss/generator\n1.0\n", "hold readable metrics, got .*/run/metrics.csv: no column 'step'"),
+        ("metrics.csv", b"", "hold readable metrics, got .*/run/metrics.csv: its first line must name .*'step'$"),
+        ("metrics.csv", b"step,loss/generator\n", "hold measurements, got .*/run/metrics.csv without any"),
+        ("metrics.csv", b"loss/generator\n1.0\n", "hold readable metrics, got .*/run/metrics.csv: .*'step'$"),
         ("metrics.csv", b"step,loss/generator\n1,abc\n", "hold readable metrics, got .*/run/metrics.csv: .*'abc'"),
-        ("metrics.csv", b"step,loss/generator\n1,2,3\n", "hold readable metrics"),
+        ("metrics.csv", b"step,loss/generator\n1,2,3\n", "hold readable metrics, .*: line 2 must have 2 cells, got 3$"),
         ("metrics.csv", b"\xff\xfe\x00", "hold readable metrics"),
         ("config.yaml", b"a: [\n", "hold readable .*, got .*/run/config.yaml"),
         ("config.yaml", b"just text", "hold readable .*, got .*/run/config.yaml"),

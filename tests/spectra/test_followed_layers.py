@@ -155,7 +155,9 @@ def test_dead_layers_are_forgotten(monkeypatch):
     for _ in range(20):
         for layer in network(5):
             registry.add(layer)
-        gc.collect()  # parametrized layers and their chains hold each other
+        registry.of_optimizer(sgd(nn.Parameter(torch.ones(1))))  # takes them in
+        del layer
+        gc.collect(1)  # parametrized layers and their chains hold each other; they are young
     assert len(registry._by_weight) + len(registry._unsure) < 60
     assert registry.of_optimizer(sgd(*(original_weight(layer) for layer in kept))) == list(kept)
 

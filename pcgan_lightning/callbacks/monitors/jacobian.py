@@ -20,6 +20,7 @@ from pcgan_lightning.games import (
     PLAYERS,
     EigenvaluesNotConverged,
     Game,
+    GameMethod,
     Leading,
     conditioning_factor,
     every_eigenvalue,
@@ -182,7 +183,7 @@ class JacobianSpectrumLogger(Monitor):
         latents = gan.fixed_latents(len(real))
         game = Game(lambda: gan.game_losses(real, latents), *players)
         method = getattr(pl_module, "method", None)
-        if method is None or not self.regularized:
+        if not isinstance(method, GameMethod) or not self.regularized:
             return game
         plain, game = game, method.regularized(game)
         if method.twice_differentiated:

@@ -14,6 +14,7 @@ from typing_extensions import override
 from pcgan_lightning.arguments import require_at_least
 from pcgan_lightning.callbacks.loggers import log_figure, log_scalars
 from pcgan_lightning.callbacks.targets import Target, completed_iterations, connected, resolve_target, target_name
+from pcgan_lightning.modules import check_whole_networks
 from pcgan_lightning.networks import evaluation_mode
 
 USUAL_TARGETS: tuple[list[str], ...] = ([], ["discriminator"], ["generator", "discriminator"])
@@ -43,7 +44,7 @@ class Monitor(Callback):
         series: ``{"iteration": [...], name: [...], ...}``, one entry a measurement.
 
     Raises:
-        ValueError: for an interval below 1; at setup, for a target that is missing.
+        ValueError: for an interval below 1; at setup, for a target that is missing, or a strategy that divides it.
         TypeError: at setup, for a module that cannot sample, where samples are needed.
 
     Example:
@@ -131,7 +132,8 @@ class Monitor(Callback):
 
     @override
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        self.networks(pl_module)
+        if self.networks(pl_module):
+            check_whole_networks(trainer)
         if self.needs_samples:
             self.check_samples(pl_module)
 

@@ -1,20 +1,28 @@
 """The spectrum of a network over training: numbers to the loggers, Figures 1 and 2 of PC-GAN to the run folder."""
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Optional
 
 import lightning.pytorch as pl
 import numpy as np
 from matplotlib.figure import Figure
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
-from pcgan_lightning.arguments import require_at_least
+from pcgan_lightning.arguments import require_at_least, require_one_of
 from pcgan_lightning.callbacks.loggers import log_table
 from pcgan_lightning.callbacks.monitors.monitor import Monitor
 from pcgan_lightning.callbacks.targets import Target, resolve_target, target_name
 from pcgan_lightning.report import draw_condition_numbers, draw_singular_values
-from pcgan_lightning.spectra import modified_condition_number, preconditioners, singular_values
+from pcgan_lightning.spectra import (
+    View,
+    convolution_norm_bound,
+    convolution_operators,
+    modified_condition_number,
+    preconditioners,
+    singular_values,
+)
 
 TABLE_COLUMNS = ("layer", "degree", "sigma_max", "sigma_min", "condition_before", "condition_after")
 
@@ -37,32 +45,58 @@ class SpectrumLogger(Monitor):
     - ``condition/max``, ``condition/second_max``, ``condition/mean``: over layers, after the polynomial (Table 1);
     - a table with one row a layer (W&B, TensorBoard).
 
+    With ``view="operator"``, for each convolution as it acts on images (see
+    :func:`~pcgan_lightning.spectra.singular_values`), besides:
+
+    - ``operator/<layer>/norm``, ``norm_ratio``, ``norm_bound`` and ``condition``: the norm of the effective weight's
+      operator, that over the norm of the reshaped weight, the certified bound, and :math:`\tilde\kappa`.
+
     At the end: ``spectra/singular_values.png`` (Figure 1) and ``spectra/condition_numbers.png`` (Figure 2) in the run
-    folder and the loggers. Works on layers with a PC-layer, with torch's spectral norm, or plain. The series live in
-    the callback's state, so the pictures of a resumed run are whole.
+    folder and the loggers; with ``view="operator"`` also ``spectra/operator_norms.png``, both views. Works on layers
+    with a PC-layer, with torch's spectral norm, or plain. The series live in the callback's state, so the pictures of a
+    resumed run are whole.
 
     Args:
         every_n_steps: iterations (training batches) between measurements.
         k: number of smallest and of largest singular values kept for each layer, at most all it has.
         target: the network: a dotted name in the LightningModule, or a function of it.
         prefix: put before every logged name and picture, e.g. ``"generator/"``, to tell two of these apart.
+        view: ``"matrix"``, weights as matrices alone, or ``"operator"``, convolutions as operators as well.
+        input_shape: for ``view="operator"``, the shape of one input of the target, e.g. ``(3, 32, 32)``.
 
     Attributes:
         series: ``{"iteration": [...], "layers": {name: {"smallest": [[...]], "largest": [[...]], "before": [...],
-            "after": [...]}}}``, one entry a measurement.
+            "after": [...]}}}``, one entry a measurement; with ``view="operator"`` also ``"operators"``, of which each
+            layer has the numbers above.
+
+    Raises:
+        ValueError: for arguments out of range; at the first measurement, for a shape that the target cannot take.
     """
 
     first = 0
 
     def __init__(
-        self, every_n_steps: int = 1000, k: int = 5, target: Target = "discriminator", prefix: str = ""
+        self,
+        every_n_steps: int = 1000,
+        k: int = 5,
+        target: Target = "discriminator",
+        prefix: str = "",
+        view: View = "matrix",
+        input_shape: Optional[Sequence[int]] = None,
     ) -> None:
         super().__init__(every_n_steps, [target])
         require_at_least(1, k=k)
+        require_one_of(("matrix", "operator"), view=view)
+        if view == "operator" and input_shape is None:
+            raise ValueError("argument `input_shape` must be given for view='operator', e.g. (3, 32, 32), got None")
+        self.view = view
+        self.input_shape = input_shape
         self.k = k
         self.target = target
         self.prefix = prefix
         self.series["layers"] = {}
+        if view == "operator":
+            self.series["operators"] = {}
 
     @property
     @override
@@ -71,7 +105,13 @@ class SpectrumLogger(Monitor):
 
     @override
     def measure(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", batch: Any) -> dict[str, dict[str, Any]]:
-        return measure_layers(resolve_target(pl_module, self.target), self.k)
+        network = resolve_target(pl_module, self.target)
+        found = measure_layers(network, self.k)
+        if self.view == "operator":
+            assert self.input_shape is not None  # the constructor has looked
+            for name, row in measure_operators(network, self.input_shape).items():
+                found[name]["operator"] = row
+        return found
 
     @override
     def record(self, iteration: int, found: dict[str, dict[str, Any]]) -> dict[str, float]:
@@ -84,6 +124,9 @@ class SpectrumLogger(Monitor):
             for end in ("smallest", "largest"):
                 numbers |= {f"singular_value/{name}/{end}_{i}": v for i, v in enumerate(row[end], start=1)}
             numbers |= {f"condition/{name}/{stage}": row[stage] for stage in ("before", "after")}
+            for key, value in row.get("operator", {}).items():
+                self.series["operators"].setdefault(name, {}).setdefault(key, []).append(value)
+                numbers[f"operator/{name}/{key}"] = value
         return numbers | {f"condition/{key}": value for key, value in self.latest_summary.items()}
 
     @override
@@ -118,7 +161,28 @@ class SpectrumLogger(Monitor):
         axis.set_title("Effective weights (solid), before the polynomial (dotted)")
         axis.grid(alpha=0.3)
         second.legend(loc="outside right center", fontsize=8)
-        return {"spectra/singular_values": first, "spectra/condition_numbers": second}
+        figures = {"spectra/singular_values": first, "spectra/condition_numbers": second}
+        if self.series.get("operators"):
+            figures["spectra/operator_norms"] = self._norms()
+        return figures
+
+    def _norms(self) -> Figure:
+        """Draw the norm of each convolution as an operator, its bound, and that of the reshaped weight."""
+        iterations, operators = self.series["iteration"], self.series["operators"]
+        figure = Figure(figsize=(8.5, 4.5), layout="constrained")
+        axis = figure.subplots()
+        for number, (name, entry) in enumerate(operators.items()):
+            norms = np.array(entry["norm"])
+            lines = {"-": norms, "--": np.array(entry["norm_bound"]), ":": norms / np.array(entry["norm_ratio"])}
+            for style, values in lines.items():
+                marker = "o" if len(iterations) < 3 else ""
+                label = name if style == "-" else None
+                axis.plot(iterations, values, style, color=f"C{number % 10}", label=label, marker=marker)
+        axis.set(xlabel="iteration", ylabel="norm")
+        axis.set_title("As operators (solid), certified bounds (dashed), reshaped (dotted)")
+        axis.grid(alpha=0.3)
+        figure.legend(loc="outside right center", fontsize=8)
+        return figure
 
     @property
     def latest_summary(self) -> dict[str, float]:
@@ -149,5 +213,31 @@ def measure_layers(network: nn.Module, k: int) -> dict[str, dict[str, Any]]:
             "before": modified_condition_number(values).item(),
             "after": modified_condition_number(effective).item(),
             "degree": pc_layers[name].polynomial.degree if name in pc_layers else 0,
+        }
+    return rows
+
+
+def measure_operators(network: nn.Module, input_shape: Sequence[int]) -> dict[str, dict[str, float]]:
+    """Measure every convolution of a network as an operator.
+
+    Args:
+        network: any network.
+        input_shape: of one input, without the batch.
+
+    Returns:
+        For each convolution ``norm``, ``norm_ratio`` to that of the reshaped weight, the certified ``norm_bound`` and
+        the modified ``condition`` number, of the effective weight.
+    """
+    operators = convolution_operators(network, input_shape)
+    matrices, values = singular_values(network), singular_values(network, view="operator", input_shape=input_shape)
+    rows = {}
+    for name, operator in operators.items():
+        norm, weight = values[name][0].item(), network.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        rows[name] = {
+            "norm": norm,
+            "norm_ratio": norm / matrices[name][0].item(),
+            "norm_bound": convolution_norm_bound(weight, operator).item(),
+            "condition": modified_condition_number(values[name]).item(),
         }
     return rows

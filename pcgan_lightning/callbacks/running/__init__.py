@@ -5,11 +5,12 @@ from pcgan_lightning.callbacks.running.checkpoint import RunCheckpoint
 from pcgan_lightning.callbacks.running.guard import NonFiniteError, NonFiniteGuard
 from pcgan_lightning.callbacks.running.progress import GANProgressBar
 from pcgan_lightning.callbacks.running.record import RunRecord
-from pcgan_lightning.callbacks.running.stop import StopOnSignal
+from pcgan_lightning.callbacks.running.stop import LostProcessError, StopOnSignal
 
 __all__ = [
     "Acceleration",
     "GANProgressBar",
+    "LostProcessError",
     "NonFiniteError",
     "NonFiniteGuard",
     "RunCheckpoint",

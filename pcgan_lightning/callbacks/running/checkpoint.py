@@ -23,9 +23,9 @@ class RunCheckpoint(ModelCheckpoint):
       resumes from a checkpoint made before.
     - At the end of the run it waits for ``on_train_end`` of the other callbacks, which a run that is resumed there
       never comes to.
-    - At an interval at which the `monitor` has no value yet, ``last.ckpt`` is saved, and the first time a line tells of
-      it and of the metrics that there are; the value's own checkpoint comes after the next validation. So a checkpoint
-      is there after each interval, whatever is monitored.
+    - After each interval a checkpoint of it is there, whatever is monitored: where the value is not among the best, or
+      where there is none yet, ``last.ckpt`` is saved. The first time that there is none, a line tells of it and of the
+      metrics that there are; the value's own checkpoint comes after the next validation.
     - Nothing is saved when an error stops the run within an iteration.
 
     A former checkpoint is removed only after the new one is in its place.
@@ -152,16 +152,16 @@ class RunCheckpoint(ModelCheckpoint):
             if self._knows_monitored(trainer) or self.save_top_k == 0:
                 self._save_topk_checkpoint(trainer, candidates)
             else:
-                self._save_without_value(trainer, candidates)
+                self._tell_of_metrics(trainer, candidates)
             self._save_last_checkpoint(trainer, candidates)
+            if self.save_top_k != 0 and self._last_global_step_saved != trainer.global_step:
+                # The value is not among the best, or there is none: a killed run goes on from here all the same.
+                self._save_checkpoint(trainer, self.format_checkpoint_name(candidates, self.CHECKPOINT_NAME_LAST))
 
-    def _save_without_value(self, trainer: "pl.Trainer", candidates: dict[str, Any]) -> None:
-        """Save ``last.ckpt``, unless that comes anyway, and tell once of the metrics that there are."""
+    def _tell_of_metrics(self, trainer: "pl.Trainer", candidates: dict[str, Any]) -> None:
         if not self._has_told and trainer.is_global_zero:
             log.warning(
                 f"argument `monitor` must name a metric, got {self.monitor!r}, which has no value at iteration "
                 f"{trainer.global_step}, where there are {', '.join(sorted(candidates))}; last.ckpt is saved without it"
             )
         self._has_told = True
-        if not self.save_last:
-            self._save_checkpoint(trainer, self.format_checkpoint_name(candidates, self.CHECKPOINT_NAME_LAST))

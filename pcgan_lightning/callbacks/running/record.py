@@ -7,17 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
 from pcgan_lightning.callbacks.targets import connected
-from pcgan_lightning.runs import ENVIRONMENT_FILE, RunCSVLogger, environment, unused_path, write_whole
+from pcgan_lightning.runs import (
+    ENVIRONMENT_FILE,
+    RunCSVLogger,
+    compare_settings,
+    environment,
+    unused_path,
+    write_whole,
+)
+
+_THREADS = "threads"  # of torch, in checkpoints
 
 
 class RunRecord(Callback):
     """Records what a run ran on, as ``environment.json``, and how fast, as ``iterations_per_second``.
 
-    It also tells the loggers of a run folder where a resumed run goes on.
+    It also tells the loggers of a run folder where a resumed run goes on, and says in one line if that has another
+    number of threads than the run before.
     """
 
     def __init__(self) -> None:
@@ -28,15 +40,21 @@ class RunRecord(Callback):
     def on_load_checkpoint(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", checkpoint: dict[str, Any]
     ) -> None:
-        """Keep the rows of ``metrics.csv`` up to the checkpoint's iteration."""
+        """Keep the rows of ``metrics.csv`` up to the checkpoint's iteration, and tell of another number of threads."""
         for logger in _run_loggers(trainer):
             logger.continue_from(checkpoint["global_step"])
+        former = checkpoint.get(_THREADS)
+        if type(former) is int and trainer.state.fn == "fit":  # those of old releases do not tell
+            # Here and not with the settings of the command: Lightning sets the number when the processes have begun.
+            for difference in compare_settings({_THREADS: former}, {_THREADS: torch.get_num_threads()}):
+                rank_zero_info(str(difference))
 
     @override
     def on_save_checkpoint(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", checkpoint: dict[str, Any]
     ) -> None:
         """Bring the rows to disk before a checkpoint that a resumed run would go on from."""
+        checkpoint[_THREADS] = torch.get_num_threads()
         for logger in _run_loggers(trainer):
             logger.to_disk()
 

@@ -1,6 +1,7 @@
 """Bringing a training that goes on back to a checkpoint's state."""
 
 import copy
+import logging
 from pathlib import Path
 from typing import Any, Optional
 
@@ -9,7 +10,9 @@ from lightning.pytorch.callbacks import Callback
 
 from pcgan_lightning.callbacks.targets import connected
 from pcgan_lightning.modules import TwoPlayerModule
-from pcgan_lightning.runs import read_checkpoint
+from pcgan_lightning.runs import last_of, read_checkpoint
+
+log = logging.getLogger("lightning.pytorch")
 
 
 def restore_state(trainer: "pl.Trainer", pl_module: "pl.LightningModule", path: Path, *untouched: Callback) -> None:
@@ -61,11 +64,20 @@ def checkpoint_callbacks(trainer: "pl.Trainer") -> list[Any]:
 
 
 def latest_checkpoint(trainer: "pl.Trainer") -> Optional[Path]:
-    """Return the latest whole checkpoint that this run wrote or started from; every process gets the same."""
+    """Return the whole checkpoint of the highest iteration that this run wrote or started from.
+
+    Every process gets the same. None: there is none, or none that is whole, of which a warning tells.
+    """
     paths = [trainer.ckpt_path]
     for callback in checkpoint_callbacks(trainer):
         if not getattr(callback, "save_weights_only", False):
             keys = ("_last_checkpoint_saved", "last_model_path", "best_model_path")
             paths += [getattr(callback, key, None) for key in keys]
     files = {Path(path) for path in paths if path and Path(path).is_file()}
-    return trainer.strategy.broadcast(max(files, key=lambda path: path.stat().st_mtime, default=None))
+    last = None
+    if trainer.is_global_zero:
+        try:
+            last = last_of(files)
+        except ValueError as error:
+            log.warning(str(error))
+    return trainer.strategy.broadcast(last)

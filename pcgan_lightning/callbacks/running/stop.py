@@ -1,8 +1,13 @@
 """Signals that end a run: held until the iteration is whole, saved, and told in one line."""
 
+import errno
 import logging
+import os
 import signal
+import subprocess
 import threading
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Optional, Union
@@ -21,19 +26,26 @@ log = logging.getLogger("lightning.pytorch")
 INTERRUPTED = 130  # what shells give a command that Ctrl-C ended
 
 
+class LostProcessError(ConnectionError):
+    """Another process of the run has ended, without which this one can't go on."""
+
+
 class StopOnSignal(Callback):
-    """Let SIGTERM, Ctrl-C and SLURM's requeue signal end a run in good order.
+    """Let SIGTERM, SIGHUP, Ctrl-C and SLURM's requeue signal end a run in good order, and tell of lost processes.
 
     They are held until the iteration is over, with the validation that follows it; then ``last.ckpt`` is saved and the
     process exits, without the work that comes after a whole training. With several processes all stop at the same
-    iteration, whichever got the signal. The exit status is 0 after SIGTERM and 130 after Ctrl-C; a second Ctrl-C
-    interrupts at once. A signal in the last iteration lets the run come to its end.
+    iteration, whichever got the signal. The exit status is 0 after SIGTERM and SIGHUP, which a terminal sends that is
+    closed, and 130 after Ctrl-C; a second Ctrl-C interrupts at once. A signal in the last iteration lets the run come
+    to its end. Where SIGHUP is ignored, as under ``nohup``, it stays so.
 
     The requeue signal, where Lightning runs under SLURM with automatic requeueing, makes Lightning save
     ``hpc_ckpt_<n>.ckpt`` and requeue the job, but at the iteration's end as well; the exit status is 0.
 
     It takes the place of Lightning's own handlers while the run trains, and works with any LightningModule. If an
-    error ends the process that launched others, those are killed at once: they would wait for it, or fail in turn.
+    error ends the process that launched others, those are killed at once: they would wait for it, or fail in turn. If
+    one of several processes is killed, the others end with a :class:`LostProcessError`, one line, in place of whatever
+    the library says that they exchange messages by.
 
     Args:
         path: the checkpoint that is saved. None: ``checkpoints/last.ckpt`` in the trainer's ``default_root_dir``.
@@ -84,15 +96,25 @@ class StopOnSignal(Callback):
 
     @override
     def on_exception(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException) -> None:
-        """Kill the processes that this one launched."""
+        """Kill the processes that this one launched.
+
+        Raises:
+            LostProcessError: in place of the exception, if it comes from the end of another process.
+        """
         # By name, since `lightning.pytorch` and `pytorch_lightning` have one each.
         launcher: Any = trainer.strategy.launcher
+        lost = trainer.world_size > 1 and is_lost_connection(exception)
+        who = "another process"
         if type(launcher).__name__ == "_SubprocessScriptLauncher" and not self._stopped:
+            who = _first_ended(launcher.procs) if lost else who
             launcher.kill(signal.SIGKILL)
             for process in launcher.procs:
                 process.wait()
             # Lightning watches the list, and would kill this process before it has said why.
             launcher.procs.clear()
+        if lost:
+            said = f"{who} of this run has ended, which can't go on without it after iteration {trainer.global_step}"
+            raise LostProcessError("; ".join(filter(None, (said, self.advice)))) from exception
 
     def _take_over(self, trainer: "pl.Trainer") -> None:
         """Hold the signals from now on; Lightning puts back what was there before the run when it ends."""
@@ -102,6 +124,8 @@ class StopOnSignal(Callback):
         if connector.received_sigterm:  # while Lightning's handlers were there
             connector.received_sigterm, self._received = False, signal.SIGTERM
         held: list[int] = [signal.SIGTERM, signal.SIGINT]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            held.append(signal.SIGHUP)
         environment: Any = trainer._accelerator_connector.cluster_environment
         if getattr(environment, "auto_requeue", False):  # SLURM's
             self._requeue, self._requeue_signal = connector._slurm_sigusr_handler_fn, int(environment.requeue_signal)
@@ -138,3 +162,21 @@ class StopOnSignal(Callback):
                 raise SystemExit(INTERRUPTED)
         # The others end with 0, or Lightning would take them for failed and kill the first one.
         raise SIGTERMException
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Return whether an error of a message to other processes says that one of them is gone."""
+    # NCCL's have a class; gloo's are told by what the system, and gloo itself, call a connection without other end.
+    said = ("Connection closed by peer", os.strerror(errno.ECONNRESET), os.strerror(errno.EPIPE))
+    kinds = (torch.distributed.DistBackendError, torch.distributed.DistNetworkError)
+    return isinstance(error, kinds) or (isinstance(error, RuntimeError) and any(text in str(error) for text in said))
+
+
+def _first_ended(processes: Sequence["subprocess.Popen[bytes]"]) -> str:
+    """Return which launched process has ended, and how; it may be a moment until the system tells."""
+    for number, process in enumerate(processes, 1):
+        with suppress(subprocess.TimeoutExpired):
+            status = process.wait(timeout=1)
+            how = signal.Signals(-status).name if status < 0 else f"status {status}"
+            return f"process {number} ({how})"
+    return "another process"

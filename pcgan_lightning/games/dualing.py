@@ -1,0 +1,275 @@
+r"""Dualing GANs: the generator climbs, and the discriminator's inner problem is solved instead of descended.
+
+Li et al., "Dualing GANs", 2017. Both play for
+
+.. math::
+    f(\theta, w) = \tfrac{C}{2} \|w\|^2 + \tfrac{1}{2n} \sum_i \log(1 + e^{-F(w, x_i)})
+        + \tfrac{1}{2m} \sum_j \log(1 + e^{F(w, G_\theta(z_j))}),
+
+the discriminator to minimise it by w, the generator to maximise what is left. A method says what stands for the minimum
+over w, and where the discriminator goes.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import NamedTuple, Optional
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+from typing_extensions import override
+
+from pcgan_lightning.arguments import RecordsArguments, require_at_least, require_not_negative, require_positive
+from pcgan_lightning.games.derivatives import flat, gradients_of
+from pcgan_lightning.games.inner_problem import InnerProblem, Solution, Total
+from pcgan_lightning.games.scored_samples import ScoredSamples, score_problem
+
+Gradients = tuple[Tensor, ...]
+AT_BOUNDS = 1e-3  # a lambda is at its bounds within this share of its box
+
+
+class DualingUpdate(NamedTuple):
+    """What both players do from one point.
+
+    Attributes:
+        generator: what the generator descends along, shaped as its parameters: minus the gradient of the dual.
+        step: what is added to the discriminator's parameters, shaped as they are.
+        logits: of the dual variables, where there are any: the next call on the same samples may begin there.
+        record: scalars to log, by name.
+    """
+
+    generator: Gradients
+    step: Gradients
+    logits: Optional[Tensor]
+    record: dict[str, Tensor]
+
+
+class DualingMethod(RecordsArguments, ABC):
+    """What stands for the discriminator's minimum, and where the discriminator goes; see the module."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.init_args.items())})"
+
+    @property
+    def twice_differentiated(self) -> bool:
+        """Whether scores are differentiated again after a derivative by the discriminator's parameters."""
+        return True
+
+    @abstractmethod
+    def update(
+        self,
+        samples: ScoredSamples,
+        generator_parameters: Gradients,
+        discriminator_parameters: Gradients,
+        total: Total,
+        logits: Optional[Tensor],
+    ) -> DualingUpdate:
+        """Return the update; see :meth:`__call__`."""
+
+    def __call__(
+        self,
+        real_scores: Tensor,
+        fake_scores: Tensor,
+        generator_parameters: Iterable[Tensor],
+        discriminator_parameters: Iterable[Tensor],
+        total: Total = lambda tensors: tensors,
+        logits: Optional[Tensor] = None,
+    ) -> DualingUpdate:
+        """Return what both players do, from the scores of one batch. The scores' graph is used up.
+
+        Args:
+            real_scores: ``[n]``, with a graph.
+            fake_scores: ``[m]``, of generated samples, with a graph that holds the generator's parameters.
+            generator_parameters: floating tensors that require gradients.
+            discriminator_parameters: the same of the discriminator.
+            total: function that returns the sums of tensors over all processes, where each has a part of the batch.
+            logits: of the dual variables, ``[n + m]``, to begin with; None: those of the present scores.
+
+        Raises:
+            ValueError: for fewer than two samples of a kind, players without parameters, or scores without the
+                derivatives that are needed.
+        """
+        players = tuple(generator_parameters), tuple(discriminator_parameters)
+        for name, own in zip(("generator", "discriminator"), players, strict=True):
+            if not own or not all(p.requires_grad for p in own):
+                found = "some that do not" if own else "none"
+                raise ValueError(f"argument `{name}_parameters` must hold tensors that require gradients, got {found}")
+        with torch.enable_grad():
+            samples = ScoredSamples.of(real_scores, fake_scores, total)
+            return self.update(samples, *players, total, logits)
+
+
+class ScoreLinearization(DualingMethod):
+    r"""Linearise the scores around the discriminator's present parameters, within a trust region.
+
+    The dual variables climb first, by Newton's method from those that are optimal for the present scores; then the
+    generator along the dual's gradient and the discriminator by s, both from the same point.
+
+    Args:
+        weight_decay: :math:`C > 0`.
+        trust_region: :math:`\Delta > 0`, the bound on :math:`\tfrac12\|s\|^2`.
+        iterations: Newton's for one update of the generator, at most.
+        products: of one iteration, at most: each is two backward passes.
+        tolerance: relative duality gap at which the dual variables stay.
+
+    Raises:
+        ValueError: for arguments out of range.
+    """
+
+    def __init__(
+        self,
+        weight_decay: float = 1e-4,
+        trust_region: float = 1e-3,
+        iterations: int = 1,
+        products: int = 3,
+        tolerance: float = 1e-6,
+    ) -> None:
+        require_positive(weight_decay=weight_decay, trust_region=trust_region)
+        require_at_least(0, iterations=iterations, products=products)
+        require_not_negative(tolerance=tolerance)
+        self.weight_decay = weight_decay
+        self.trust_region = trust_region
+        self.iterations = iterations
+        self.products = products
+        self.tolerance = tolerance
+
+    @override
+    def update(
+        self,
+        samples: ScoredSamples,
+        generator_parameters: Gradients,
+        discriminator_parameters: Gradients,
+        total: Total,
+        logits: Optional[Tensor],
+    ) -> DualingUpdate:
+        problem = score_problem(samples, discriminator_parameters, self.weight_decay, self.trust_region, total)
+        found = problem.solve(logits, self.iterations, self.products, self.tolerance)
+        return _dual_update(problem, found, found.point.step, generator_parameters, discriminator_parameters)
+
+
+class LinearDual(DualingMethod):
+    r"""Solve for a discriminator that is linear in its parameters, :math:`F(w, x) = w^\top \phi(x)`; w is the optimum.
+
+    Args:
+        weight_decay: :math:`C > 0`.
+        iterations: Newton's for one update of the generator, at most.
+        tolerance: relative duality gap at which the dual variables stay.
+
+    Raises:
+        ValueError: for arguments out of range; in a call, for scores that are not linear in the parameters.
+    """
+
+    def __init__(self, weight_decay: float = 1e-3, iterations: int = 10, tolerance: float = 1e-6) -> None:
+        require_positive(weight_decay=weight_decay)
+        require_at_least(1, iterations=iterations)
+        require_not_negative(tolerance=tolerance)
+        self.weight_decay = weight_decay
+        self.iterations = iterations
+        self.tolerance = tolerance
+
+    @override
+    def update(
+        self,
+        samples: ScoredSamples,
+        generator_parameters: Gradients,
+        discriminator_parameters: Gradients,
+        total: Total,
+        logits: Optional[Tensor],
+    ) -> DualingUpdate:
+        here = score_problem(samples, discriminator_parameters, self.weight_decay, total=total)
+        offsets, w = here.offsets.detach(), here.center
+        difference = (here.rows.jvp(w) - offsets).abs().max()
+        if difference > offsets.abs().max() * torch.finfo(offsets.dtype).eps ** 0.5:
+            raise ValueError(
+                "argument `discriminator_parameters` must have scores that are linear in them for LinearDual, got ones "
+                "that are not"
+            )
+        problem = InnerProblem(
+            here.rows, torch.zeros_like(offsets), here.weights, torch.zeros_like(w), self.weight_decay, total=total
+        )
+        found = problem.solve(-offsets if logits is None else logits, self.iterations, tolerance=self.tolerance)
+        step = found.point.step - w
+        return _dual_update(problem, found, step, generator_parameters, discriminator_parameters)
+
+
+class CostLinearization(DualingMethod):
+    r"""Linearise f itself: :math:`s = -\sqrt{2\Delta}\, \nabla_w f / \|\nabla_w f\|`, a step of normalised SGDA.
+
+    The generator climbs f at the discriminator's present parameters.
+
+    Args:
+        weight_decay: :math:`C > 0`.
+        trust_region: :math:`\Delta > 0`.
+
+    Raises:
+        ValueError: for arguments out of range.
+    """
+
+    def __init__(self, weight_decay: float = 1e-4, trust_region: float = 1e-3) -> None:
+        require_positive(weight_decay=weight_decay, trust_region=trust_region)
+        self.weight_decay = weight_decay
+        self.trust_region = trust_region
+
+    @property
+    @override
+    def twice_differentiated(self) -> bool:
+        return False
+
+    @override
+    def update(
+        self,
+        samples: ScoredSamples,
+        generator_parameters: Gradients,
+        discriminator_parameters: Gradients,
+        total: Total,
+        logits: Optional[Tensor],
+    ) -> DualingUpdate:
+        losses = -(samples.weights * logsigmoid(samples.signs * samples.scores)).sum()
+        center = flat([p.detach() for p in discriminator_parameters])
+        own = flat(_gradients(losses, discriminator_parameters, retain_graph=True))
+        generator = total(_gradients(-losses, generator_parameters))
+        slope, value = total((own, losses.detach()))
+        gradient = slope + self.weight_decay * center
+        length, radius = gradient.norm(), math.sqrt(2 * self.trust_region)
+        # Where the gradient is 0, so is the step.
+        step = -radius / length.clamp(min=torch.finfo(length.dtype).tiny) * gradient
+        primal = self.weight_decay / 2 * center.square().sum() + value
+        record = {
+            "dual/primal": primal,
+            "dual/value": primal - radius * length,
+            "dual/multiplier": length / radius,
+            "dual/step": step.norm(),
+        }
+        return DualingUpdate(generator, _split(step, discriminator_parameters), None, record)
+
+
+def _dual_update(
+    problem: InnerProblem, found: Solution, step: Tensor, generator: Gradients, discriminator: Gradients
+) -> DualingUpdate:
+    """Return the update that a solution stands for."""
+    point, primal = found
+    gradients = problem.total(_gradients(problem.saddle(point), generator))
+    inside = point.logits.sigmoid() * (-point.logits).sigmoid() > AT_BOUNDS * (1 - AT_BOUNDS)
+    counts = problem.total(((~inside).sum().to(primal), primal.new_tensor(len(inside))))
+    record = {
+        "dual/primal": primal,
+        "dual/value": point.value,
+        "dual/gap": primal - point.value,
+        "dual/bound_share": counts[0] / counts[1],
+        "dual/multiplier": point.multiplier,
+        "dual/step": step.norm(),
+    }
+    record = {name: value.detach() for name, value in record.items()}
+    return DualingUpdate(gradients, _split(step, discriminator), point.logits.detach(), record)
+
+
+def _gradients(loss: Tensor, parameters: Gradients, retain_graph: bool = False) -> Gradients:
+    found = gradients_of(loss, parameters, names="`real_scores` and `fake_scores`", retain_graph=retain_graph)
+    return tuple(torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True))
+
+
+def _split(vector: Tensor, parameters: Gradients) -> Gradients:
+    """Return a vector over all parameters in pieces shaped as they are."""
+    pieces = vector.split([p.numel() for p in parameters])
+    return tuple(piece.view_as(p).to(p.dtype) for piece, p in zip(pieces, parameters, strict=True))

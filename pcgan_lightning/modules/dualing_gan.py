@@ -1,0 +1,113 @@
+"""The game without a descending discriminator: its inner problem is solved, and the generator climbs what is left."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from pcgan_lightning.arguments import require_at_least
+from pcgan_lightning.games import DualingMethod, ScoreLinearization
+from pcgan_lightning.losses import SaturatingLoss
+from pcgan_lightning.modules._optimizers import refuse_loss_scale, trained_parameters
+from pcgan_lightning.modules._processes import Share, mean_over_processes
+from pcgan_lightning.modules.two_player import TwoPlayerModule
+
+
+def whole_step(parameters: Any) -> torch.optim.SGD:
+    """Return plain gradient descent of learning rate 1."""
+    return torch.optim.SGD(parameters, lr=1.0)
+
+
+class DualingGAN(TwoPlayerModule):
+    r"""A Dualing GAN: the dual of the discriminator's problem is climbed by the generator and the dual variables.
+
+    Li et al., "Dualing GANs", 2017, with the minimax game of the log loss. One iteration takes one batch of the loader
+    and as many latents. `steps` times the dual variables of these samples climb, then the generator along the dual's
+    gradient, the samples drawn anew from the same latents; then the discriminator moves from w to w + s, both of the
+    last of these points. It moves by gradient descent of learning rate 1 along -s, so that whatever follows an
+    optimizer (PC-layers, callbacks) follows it, and a scheduler may shorten s.
+
+    Logged: ``dual/primal`` and ``dual/value`` (of the discriminator's problem and its dual, per half of the samples, as
+    in the paper), ``dual/gap``, ``dual/bound_share`` (of dual variables at their bounds), ``dual/multiplier`` (of the
+    trust region), ``dual/step`` (the length of s), as far as the method has them; ``loss/discriminator`` and
+    ``loss/generator`` without weight decay, and the mean scores ``score/real``, ``score/fake``.
+
+    Args:
+        generator: see :class:`TwoPlayerModule`.
+        discriminator: the other player. Preconditioning is put on from outside, by a callback or a function; C then
+            decays the weights below it.
+        method: what stands for the discriminator's minimum: ``LinearDual``, ``ScoreLinearization`` or
+            ``CostLinearization`` of ``pcgan_lightning.games``. Default: ScoreLinearization.
+        steps: of the generator and the dual variables, for one of the discriminator, at least 1.
+        generator_optimizer: see :class:`TwoPlayerModule`, as for all further arguments.
+        generator_scheduler: the same.
+        discriminator_scheduler: of the learning rate 1.
+        ema_decay: see :class:`TwoPlayerModule`.
+
+    Raises:
+        ValueError: for arguments out of range or a discriminator without parameters to train; at the start, for a
+            trainer of 16-bit floats with a loss scale; in training, for a batch of one, or a discriminator that lacks
+            the second derivatives, or the linearity, that the method needs.
+    """
+
+    def __init__(
+        self,
+        generator: Optional[nn.Module] = None,
+        discriminator: Optional[nn.Module] = None,
+        method: Optional[DualingMethod] = None,
+        steps: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(generator, discriminator, SaturatingLoss(), discriminator_optimizer=whole_step, **kwargs)
+        require_at_least(1, steps=steps)
+        if not trained_parameters(self.discriminator):
+            raise ValueError(
+                f"argument `discriminator` must have parameters to train, got {type(self.discriminator).__name__} "
+                "without any"
+            )
+        self.method = method if method is not None else ScoreLinearization()
+        self.steps = steps
+        networks = {"generator": self.generator, "discriminator": self.discriminator}
+        self.record(networks, {"method": self.method, "steps": steps, "ema_decay": self.ema_decay})
+
+    @property
+    @override
+    def twice_differentiated(self) -> bool:
+        return self.method.twice_differentiated
+
+    def setup(self, stage: str) -> None:
+        """Refuse a loss scale, which gradients that are not backpropagated would not have."""
+        super().setup(stage)
+        refuse_loss_scale(self.trainer)
+
+    @override
+    def play(self, real: Tensor, shares: Sequence[Share]) -> Mapping[str, Tensor]:
+        (share,) = shares
+        latents, logits = self.draw_latents(share), None
+        players = trained_parameters(self.generator), trained_parameters(self.discriminator)
+        for _ in range(self.steps):
+            real_scores, fake_scores = self.scores(real, self.generator(latents))
+            losses = [share.weigh(loss) for loss in self.losses(real_scores, fake_scores)]
+            for loss in losses:
+                # For callbacks that look at losses: it calls their hook, as a backward pass of Lightning's would.
+                self.trainer.precision_plugin.pre_backward(loss, self)
+            update = self.method(real_scores, fake_scores, *players, self._total, logits)
+            logits = update.logits
+            self.descend("generator", players[0], update.generator)
+        self.descend("discriminator", players[1], [-s for s in update.step])
+        return {
+            "score/real": share.weigh(real_scores.detach().float().mean()),
+            "score/fake": share.weigh(fake_scores.detach().float().mean()),
+            "loss/discriminator": losses[1].detach(),
+            "loss/generator": losses[0].detach(),
+            **update.record,
+        }
+
+    def _total(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if self.trainer.world_size == 1:
+            return tensors
+        # Scalars and vectors of one dtype travel in one message.
+        means = mean_over_processes(self.trainer, tensors)
+        return tuple(self.trainer.world_size * mean for mean in means)
