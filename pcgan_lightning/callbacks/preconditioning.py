@@ -26,8 +26,7 @@ from pcgan_lightning.spectra import (
     singular_values,
 )
 
-THRESHOLDS = (5.0, 10.0, 20.0, 30.0)  # of the authors' code
-HYSTERESIS = 0.1
+THRESHOLDS, HYSTERESIS = (5.0, 10.0, 20.0, 30.0), 0.1  # the thresholds are of the authors' code
 
 
 class Preconditioning(Callback):
