@@ -15,6 +15,8 @@ METHODS = {
     "fpc9": "FPC-9",
     "fpc17": "FPC-17",
     "apc": "APC",
+    "apc_goal": "APC, goal 1.5",
+    "svd": "SVD",
     "weight_decay": "weight decay",
     "gradient_penalty": "gradient penalty",
     "simgd": "SimGD",

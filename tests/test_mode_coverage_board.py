@@ -34,7 +34,7 @@ def row(method, seed, modes, condition=2.0, steps=(500, 1000), **more):
 
 def test_the_plan_holds_every_method_and_each_run_once(board):
     runs = list(board.planned())
-    assert len({run.name for run in runs}) == len(runs) == 8 * 5 + 8 + 3 * 3 * 6
+    assert len({run.name for run in runs}) == len(runs) == 8 * 5 + 10 + 3 * 3 * 6
     assert {run.method for run in runs} == set(board.METHODS) == {p.stem for p in ROOT.glob("configs/stacked_digits/*")}
     assert [run.name for run in runs[:4]] == ["sn_1", "fpc7_1", "sn_2", "fpc7_2"]  # what is tested comes first
     run = board.Run("sn", 2, depth=6, rate=1e-3, loss="NonSaturatingLoss")

@@ -28,6 +28,7 @@ from pcgan_lightning.callbacks.running import (
     RunRecord,
     StopOnSignal,
 )
+from pcgan_lightning.callbacks.svd import SVDParametrization
 
 __all__ = [
     "Acceleration",
@@ -48,6 +49,7 @@ __all__ = [
     "Preconditioning",
     "RunCheckpoint",
     "RunRecord",
+    "SVDParametrization",
     "SampleGridLogger",
     "ScoreLogger",
     "SpectrumLogger",

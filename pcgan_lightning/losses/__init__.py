@@ -8,10 +8,11 @@ from pcgan_lightning.losses.adversarial import (
     SaturatingLoss,
     WassersteinLoss,
 )
-from pcgan_lightning.losses.penalties import DiscriminatorPenalty, GradientPenalty, R1Penalty
+from pcgan_lightning.losses.penalties import DiscriminatorPenalty, DOptimalPenalty, GradientPenalty, R1Penalty
 
 __all__ = [
     "AdversarialLoss",
+    "DOptimalPenalty",
     "DiscriminatorPenalty",
     "GradientPenalty",
     "HingeLoss",

@@ -1,4 +1,4 @@
-r"""Penalties on the gradient of the discriminator with respect to its input, exact for every sample."""
+r"""Penalties on the discriminator: on its gradient by the input, exact for every sample, or on its weights."""
 
 from abc import ABC, abstractmethod
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pcgan_lightning.arguments import RecordsArguments, require_not_negative
+from pcgan_lightning.spectra import d_optimal_penalty
 
 
 class DiscriminatorPenalty(RecordsArguments, ABC):
@@ -65,6 +66,26 @@ class R1Penalty(DiscriminatorPenalty):
     def __call__(self, discriminator: nn.Module, real: Tensor, fake: Tensor, mixing: Tensor) -> Tensor:
         """Return half the weighted mean of the squared norms."""
         return self.weight / 2 * gradient_norms(discriminator, real).square().mean()
+
+
+class DOptimalPenalty(DiscriminatorPenalty):
+    r"""The regularisation of the SVD baseline: `weight` times :func:`~pcgan_lightning.spectra.d_optimal_penalty`.
+
+    It needs no images, and a discriminator under ``orthogonal_svd``, as the callback ``SVDParametrization`` makes it.
+
+    Args:
+        weight: not negative; 10 in the authors' code.
+        spectrum_weight: :math:`\alpha \ge 0` of the logarithm of the singular values; 0.1 there.
+    """
+
+    def __init__(self, weight: float = 10.0, spectrum_weight: float = 0.1) -> None:
+        super().__init__(weight)
+        require_not_negative(spectrum_weight=spectrum_weight)
+        self.spectrum_weight = spectrum_weight
+
+    def __call__(self, discriminator: nn.Module, real: Tensor, fake: Tensor, mixing: Tensor) -> Tensor:
+        """Return the weighted regularisation of all layers."""
+        return self.weight * d_optimal_penalty(discriminator, self.spectrum_weight)
 
 
 def gradient_norms(discriminator: nn.Module, images: Tensor) -> Tensor:

@@ -63,7 +63,9 @@ def method(run: Run) -> str:
     degree = run.config.get("preconditioning.init_args.degree", "own polynomial")
     if kind == "FixedPreconditioning":
         return "SN" if degree == 1 else f"FPC-{degree}"
-    return {"AdaptivePreconditioning": "APC"}.get(kind, kind)
+    goal = run.config.get("preconditioning.init_args.goal")
+    apc = "APC" if goal is None else f"APC, goal {goal:g}"
+    return {"AdaptivePreconditioning": apc, "SVDParametrization": "SVD"}.get(kind, kind)
 
 
 def final_scores(run: Run) -> dict[str, tuple[float, str]]:

@@ -41,6 +41,7 @@ from pcgan_lightning.spectra.singular_values import (
     modified_condition_number,
     singular_values,
 )
+from pcgan_lightning.spectra.svd import d_optimal_penalty, orthogonal_svd, remove_svd, svd_factors
 
 __all__ = [
     "PUBLISHED_CUTOFFS",
@@ -60,6 +61,7 @@ __all__ = [
     "convolution_norm_bound",
     "convolution_operators",
     "convolution_singular_values",
+    "d_optimal_penalty",
     "extreme_singular_values",
     "fit_polynomial",
     "fitted_cutoff",
@@ -69,14 +71,17 @@ __all__ = [
     "modified_condition_number",
     "original_parameters",
     "original_weight",
+    "orthogonal_svd",
     "piecewise_linear",
     "power_iterate",
     "power_iteration",
     "precondition",
     "preconditioners",
     "remove_preconditioning",
+    "remove_svd",
     "reshaped_norm_bound",
     "shared_weights",
     "singular_values",
+    "svd_factors",
     "weight_layers",
 ]

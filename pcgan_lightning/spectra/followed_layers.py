@@ -90,11 +90,14 @@ class FollowedLayers:
 
 
 def weight_of(layer: nn.Module) -> Optional[nn.Parameter]:
-    """Return the Parameter beneath the parametrization of a layer's weight, None where there is none."""
+    """Return the Parameter beneath the parametrization of a layer's weight that is followed, None without any."""
     # Not by attributes, of which a layer that is being taken apart may lack any.
     chains = layer.__dict__.get("_modules", {}).get("parametrizations")
     chain = chains._modules.get("weight") if chains is not None else None
-    return chain._parameters.get("original") if chain is not None else None
+    if chain is None:
+        return None
+    # Of U, d and V it is d that is looked after.
+    return chain._parameters.get("original") if "original" in chain._parameters else chain._parameters.get("original1")
 
 
 FOLLOWED_LAYERS = FollowedLayers()

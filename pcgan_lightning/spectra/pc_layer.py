@@ -75,7 +75,7 @@ class Preconditioner(nn.Module):
         return found.weight
 
     def _compute(self, weight: Tensor) -> Tensor:
-        with _without_autocast(weight.device.type):
+        with without_autocast(weight.device.type):
             matrices = self.matrices(weight)
             matrices = self.polynomial.of_matrix(matrices / self.spectral_norm(matrices))
             return self.layout.to_weight(matrices, weight.shape).to(weight.dtype)
@@ -175,7 +175,8 @@ def leading_singular_vectors(matrices: Tensor) -> tuple[Tensor, Tensor]:
     return u.contiguous(), v.contiguous()
 
 
-def _without_autocast(device_type: str) -> contextlib.AbstractContextManager:
+def without_autocast(device_type: str) -> contextlib.AbstractContextManager:
+    """Switch autocast off inside of the block."""
     if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
     return contextlib.nullcontext()

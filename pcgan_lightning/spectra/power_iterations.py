@@ -15,6 +15,7 @@ from pcgan_lightning.spectra.convolutions.pc_layer import OperatorPreconditioner
 from pcgan_lightning.spectra.followed_layers import FOLLOWED_LAYERS
 from pcgan_lightning.spectra.matrices import batch_by_shape, weight_layers
 from pcgan_lightning.spectra.pc_layer import EPSILON, original_weight, preconditioner_of
+from pcgan_lightning.spectra.svd import rescale
 
 
 def power_iteration(module: nn.Module, iterations: int = 1) -> None:
@@ -54,6 +55,8 @@ def _after_optimizer_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> No
     layers = FOLLOWED_LAYERS.of_optimizer(optimizer)
     if layers:
         _power_iterate(layers)
+    for layer in layers:
+        rescale(layer)
 
 
 register_optimizer_step_post_hook(_after_optimizer_step)

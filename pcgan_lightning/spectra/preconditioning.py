@@ -24,6 +24,7 @@ from pcgan_lightning.spectra.spectral_norm import (
     spectral_norm_hook,
     take_over_vectors,
 )
+from pcgan_lightning.spectra.svd import orthogonal_svd, remove_svd
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 LayerChoice = Union[Literal["convolutions", "all"], Collection[str], Callable[[str, nn.Module], bool]]
@@ -155,7 +156,7 @@ def original_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def match_preconditioning(module: nn.Module, state_dict: Mapping[str, Tensor], prefix: str = "") -> None:
-    """Put PC-layers on, or take them off, so that `module` can load `state_dict` strictly.
+    """Put PC-layers or SVD parametrizations on, or take them off, so that `module` can load `state_dict` strictly.
 
     Args:
         module: a freshly built network.
@@ -165,7 +166,10 @@ def match_preconditioning(module: nn.Module, state_dict: Mapping[str, Tensor], p
     for name, layer in weight_layers(module).items():
         path = f"{prefix}{name}." if layer is not module else prefix
         saved = f"{path}parametrizations.weight.0._extra_state"
-        if saved in state_dict:
+        if f"{path}parametrizations.weight.original1" in state_dict:
+            orthogonal_svd(remove_preconditioning(layer))
+        elif saved in state_dict:
+            remove_svd(layer)
             before = saved.removesuffix("_extra_state")
             # Feature maps in the place of singular vectors: those of the layer's inputs tell their size.
             inputs = state_dict[before + ("u" if MatrixLayout.of_layer(layer).transposed else "v")]
@@ -173,7 +177,7 @@ def match_preconditioning(module: nn.Module, state_dict: Mapping[str, Tensor], p
             operator = None if held is None else ConvolutionOperator.of_layer(layer, inputs.shape[1:])
             _attach(layer, Polynomial(tuple(state_dict[saved].tolist())), operator, bool(held))
         elif f"{path}weight" in state_dict:
-            remove_preconditioning(layer)
+            remove_svd(remove_preconditioning(layer))
 
 
 def _check_weight(name: str, layer: WeightLayer) -> None:

@@ -50,8 +50,9 @@ def pcgan_pieces(stem):
     experiment, _, method = stem.rpartition("_")
     lsun, dataset = experiment.startswith("lsun"), experiment.partition("_")[0]
     model = f"lsun_{experiment.rpartition('_')[2]}" if lsun else experiment
-    pieces = {"data": experiment if lsun else dataset, "model": model, "preconditioning": method}
-    return {key: piece(name) for key, name in pieces.items()}
+    pieces = {"data": experiment if lsun else dataset, "model": model, "preconditioning": method.replace("-", "_")}
+    more = {"config": piece("svd_penalty")} if method == "svd" else {}
+    return {key: piece(name) for key, name in pieces.items()} | more
 
 
 def nsgda_pieces(stem):
@@ -113,7 +114,14 @@ def test_config_parses(config, resolve):
     dataset, architecture, *_ = config.stem.split("_")
     method = config.stem.rpartition("_")[2]
     model, preconditioning = resolved["model"]["init_args"], resolved["preconditioning"]
-    if method == "apc":
+    assert (model["penalty"] is None) == (method != "svd")
+    if method == "svd":
+        assert preconditioning["init_args"] == {"target": "discriminator"}
+        assert preconditioning["class_path"].endswith("SVDParametrization")
+        assert model["penalty"]["init_args"] == {"weight": 10.0, "spectrum_weight": 0.1}
+    elif method == "apc-goal":
+        assert {"goal": 5.0, "degrees": [1, 3, 5, 7, 9, 17]}.items() <= preconditioning["init_args"].items()
+    elif method == "apc":
         assert preconditioning["class_path"].endswith("AdaptivePreconditioning")
         assert preconditioning["init_args"]["thresholds"] == [5.0, 10.0, 20.0, 30.0]
         assert preconditioning["init_args"]["every_n_steps"] == 1000

@@ -70,6 +70,10 @@ def adaptive():
     return AdaptivePreconditioning(thresholds=[1.42, 1.6, 2.27, 2.46], every_n_steps=3, history=2)
 
 
+def adaptive_to_a_goal():
+    return AdaptivePreconditioning(goal=1.3, degrees=[1, 3, 5, 7, 9, 17], every_n_steps=3, history=2)
+
+
 def decay(optimizer):
     return LinearDecay(optimizer, total_iterations=ITERATIONS)
 
@@ -107,13 +111,14 @@ RULES = {
     "uneven_dualing": lambda: DualingGAN(*mlps(), ScoreLinearization(0.01, 0.01, tolerance=0.0)),
     "uneven_jare": lambda: SimultaneousGAN(*mlps(), method=JARE(1.0), **game),
 }
-CALLBACKS = {"apc": adaptive}
+RULES["apc_goal"] = RULES["apc"]
+CALLBACKS = {"apc": adaptive, "apc_goal": adaptive_to_a_goal}
 
 
 def rules(processes):
     """Which to run: on four processes no second one of a kind."""
     alike = {"saturating", "least_squares", "nsgda_layer", "ada_dir", "grafted", "r1_penalty", "uneven_jare", "simgd"}
-    alike |= {"sga", "extragradient", "linear_dual", "cost_linearization", "uneven_dualing"}
+    alike |= {"sga", "extragradient", "linear_dual", "cost_linearization", "uneven_dualing", "apc_goal"}
     return [rule for rule in RULES if processes < 4 or rule not in alike]
 
 
