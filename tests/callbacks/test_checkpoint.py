@@ -236,6 +236,7 @@ def test_nothing_is_saved_within_an_iteration(tmp_path):
     with pytest.raises(RuntimeError, match="killed"):
         fit(tmp_path, checkpoint=EVERY_SECOND | {"save_last": True}, callbacks=[killed], max_steps=5)
     assert killed.names() == ["2.ckpt", "last.ckpt"]
+    assert read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 2
     with pytest.raises(ValueError, match="`save_on_exception` must be false"):
         RunCheckpoint(save_on_exception=True)
 
