@@ -1,6 +1,5 @@
 """`pcgan fit` and Lightning's other subcommands: the run folder, and the callbacks that every run has."""
 
-import json
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,28 +24,24 @@ from pcgan_lightning.callbacks import (
     SpectrumLogger,
     StopOnSignal,
 )
+from pcgan_lightning.cli.continuing import check_checkpoint, checkpoints_in, compare_with, settings_of
 from pcgan_lightning.cli.help import show_help
 from pcgan_lightning.cli.loggers import send_logs_to
-from pcgan_lightning.modules import TwoPlayerModule, check_strategy
+from pcgan_lightning.modules import check_strategy
 from pcgan_lightning.runs import (
-    CHECKPOINTS,
     CONFIG_FILE,
     LAST_CHECKPOINT,
     METRICS_FILE,
-    NOT_COMPARED,
     SETTINGS,
     WANDB_ID_FILE,
     RunCSVLogger,
     check_classes,
-    check_hyper_parameters,
     check_no_run,
     check_records,
     check_unused,
     check_writable,
     claimed,
-    compare_settings,
     last_checkpoint,
-    read_checkpoint,
     read_numbers,
     unused_path,
     write_config,
@@ -118,7 +113,7 @@ class PCGANCLI(LightningCLI):
         check_classes(config)
         _check_numbers(config)
         if config.get("ckpt_path") not in (None, "", "last"):
-            _check_checkpoint(Path(config.ckpt_path), self.config.subcommand)
+            check_checkpoint(Path(config.ckpt_path), self.config.subcommand)
 
     @override
     def _parse_ckpt_path(self) -> None:
@@ -138,7 +133,7 @@ class PCGANCLI(LightningCLI):
         fit = self.subcommand == "fit"
         if fit and not config.trainer.fast_dev_run:
             check_writable(folder)
-        self._checkpoints = _checkpoints_in(folder)
+        self._checkpoints = checkpoints_in(folder)
         continues = checkpoint == "last"
         if continues:
             elsewhere = config.checkpoint.dirpath
@@ -148,7 +143,7 @@ class PCGANCLI(LightningCLI):
                     raise FileNotFoundError(f"argument `ckpt_path` 'last' needs a checkpoint in {folder}, found none")
                 rank_zero_info(f"{folder} holds no checkpoint yet: the run starts from the beginning")
             else:
-                _check_checkpoint(checkpoint, str(self.subcommand))
+                check_checkpoint(checkpoint, str(self.subcommand))
             config.ckpt_path = None if checkpoint is None else str(checkpoint)
         elif checkpoint:
             continues = folder.resolve() in Path(checkpoint).resolve().parents
@@ -160,7 +155,7 @@ class PCGANCLI(LightningCLI):
             else:
                 check_unused(folder)
             if checkpoint:
-                _compare_with(Path(checkpoint), self._parser("fit"), self.save_config_kwargs["requested"])
+                compare_with(Path(checkpoint), self._parser("fit"), self.save_config_kwargs["requested"])
             config.trainer.default_root_dir = str(folder)
             send_logs_to(folder, config.trainer, Path(checkpoint) if continues and checkpoint else None)
         elif config.trainer.logger is None:
@@ -189,7 +184,7 @@ class PCGANCLI(LightningCLI):
             return
         folder = Path(config.run_dir)
         self._claim.enter_context(claimed(folder))
-        if _checkpoints_in(folder) != self._checkpoints:
+        if checkpoints_in(folder) != self._checkpoints:
             raise BlockingIOError(
                 f"argument `run_dir` must be a folder that no other run writes to, got {folder}, where one has just "
                 "saved a checkpoint; start again"
@@ -225,7 +220,7 @@ class SaveRunConfig(SaveConfigCallback):
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save what a run that goes on is compared with, but for what is about the call alone."""
-        self._settings = self._settings or _settings(self.parser, self.config)
+        self._settings = self._settings or settings_of(self.parser, self.config)
         checkpoint[SETTINGS] = self._settings
 
     @override
@@ -255,48 +250,3 @@ def _check_numbers(config: Namespace) -> None:
     seed = config.seed_everything
     if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
         raise ValueError(f"argument `seed_everything` must be in 0..{2**32 - 1}, got {seed}")
-
-
-def _checkpoints_in(folder: Path) -> dict[Path, int]:
-    """Return what tells whether another run has saved a checkpoint between two calls."""
-    return {path: path.stat().st_mtime_ns for path in (folder / CHECKPOINTS).glob("*.ckpt")}
-
-
-def _settings(parser: LightningArgumentParser, config: Namespace) -> str:
-    """Return a configuration in JSON, but for what is about the call and not about the training."""
-    settings = json.loads(parser.dump(config, format="json", skip_none=False))
-    return json.dumps({name: value for name, value in settings.items() if name not in NOT_COMPARED})
-
-
-def _compare_with(checkpoint: Path, parser: LightningArgumentParser, config: Namespace) -> None:
-    """Tell in one line of each setting that is not the checkpoint's, and refuse those that can't be changed.
-
-    Raises:
-        ValueError: naming the first setting that is refused.
-    """
-    try:
-        former = json.loads(str(read_checkpoint(checkpoint, keep=True).get(SETTINGS)))
-    except (ValueError, RecursionError):
-        former = None
-    if not isinstance(former, dict):  # there are none, or they are not ours
-        rank_zero_info(f"{checkpoint} does not tell the settings of its run: they are not compared")
-        return
-    for difference in compare_settings(former, json.loads(_settings(parser, config))):
-        if difference.refused:
-            raise ValueError(str(difference))
-        rank_zero_info(str(difference))
-
-
-def _check_checkpoint(path: Path, subcommand: str = "fit") -> None:
-    """Refuse a file that is no whole checkpoint of a game of this package, or that holds too little to go on from."""
-    if not path.is_file():
-        raise FileNotFoundError(f"argument `ckpt_path` must be a checkpoint file or 'last', got {path}")
-    content = read_checkpoint(path, keep=True)
-    needed: tuple[str, ...] = ("pytorch-lightning_version", "global_step")
-    needed += ("loops", "optimizer_states", "lr_schedulers") if subcommand == "fit" else ()
-    rule = f"argument `ckpt_path` must be a checkpoint of this package, got {path}"
-    for name in needed:
-        if name not in content:
-            raise ValueError(f"{rule}: it lacks {name!r}")
-    # A fit makes its module of the configuration, whatever the checkpoint's arguments are.
-    check_hyper_parameters(content, TwoPlayerModule, rule, built=subcommand != "fit")

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from pcgan_lightning.arguments import require_not_negative
 from pcgan_lightning.data.cache import decode_cached, encoded_images
-from pcgan_lightning.data.decoding import color_channels, decode_dataset, open_image
+from pcgan_lightning.data.decoding import decode_dataset, open_image
 from pcgan_lightning.data.loaders import MemoryLoader, SequentialLoader
 from pcgan_lightning.data.real_images import RealImages, digest_encoded
 from pcgan_lightning.data.sources import (
     Images,
     check_digits,
+    check_first_image,
     first_of_stream,
     is_stream,
     open_digits,
@@ -285,15 +286,7 @@ class ImageDataModule(LightningDataModule):
         dataset = undecoded_images(dataset, self.image_column, self.source)
         if self.max_images is not None:
             dataset = dataset.take(self.max_images)
-        first = next(iter(dataset), None)
-        if first is None:
-            raise ValueError(f"argument `source` must hold images, got {self.source!r}, empty {split!r}")
-        found = color_channels(open_image(next(iter(first.values()))))
-        if found != self.channels:
-            raise ValueError(
-                f"argument `channels` must be {found}, as in the first image of {self.source!r} (split "
-                f"{split!r}), got {self.channels}"
-            )
+        check_first_image(dataset, self.channels, self.source, split)
         return dataset
 
     def _memory_or_stream(self, dataset: Images) -> Union[Tensor, Images]:

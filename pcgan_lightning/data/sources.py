@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 import numpy as np
 import PIL.Image
 
+from pcgan_lightning.data.decoding import color_channels, open_image
+
 # `datasets` is imported where it is used: it takes a while, and whoever only puts a callback on a module of their own
 # needs none of it; nor must a folder of that name beside their script be imported in its place.
 if TYPE_CHECKING:
@@ -139,3 +141,15 @@ def undecoded_images(dataset: Images, image_column: Optional[str], source: str) 
             f"argument `image_column` must name a column of images of {source!r}, got {column!r}, which holds "
             f"{features[column]}"
         ) from error
+
+
+def check_first_image(dataset: Images, channels: int, source: str, split: str) -> None:
+    """Refuses a dataset of one column of undecoded images without any, or whose first has other channels."""
+    first = next(iter(dataset), None)
+    if first is None:
+        raise ValueError(f"argument `source` must hold images, got {source!r}, empty {split!r}")
+    found = color_channels(open_image(next(iter(first.values()))))
+    if found != channels:
+        raise ValueError(
+            f"argument `channels` must be {found}, as in the first image of {source!r} (split {split!r}), got {channels}"
+        )

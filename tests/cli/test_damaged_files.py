@@ -10,7 +10,7 @@ from helpers.command import one_byte_altered
 from PIL import Image
 
 from pcgan_lightning import modules
-from pcgan_lightning.cli.fit import _check_checkpoint
+from pcgan_lightning.cli.continuing import check_checkpoint
 from pcgan_lightning.cli.generate import load_gan
 from pcgan_lightning.data import ImageDataModule
 
@@ -141,7 +141,7 @@ TO_GO_ON_FROM = {
     "no optimizers": (altered(lambda c: c.pop("optimizer_states")), r"mistake\.ckpt: it lacks 'optimizer_states'"),
 }
 CHECKPOINTS = [(load_gan, mistake) for mistake in (DAMAGED | TO_GENERATE).items()]
-CHECKPOINTS += [(_check_checkpoint, mistake) for mistake in [next(iter(DAMAGED.items())), *TO_GO_ON_FROM.items()]]
+CHECKPOINTS += [(check_checkpoint, mistake) for mistake in [next(iter(DAMAGED.items())), *TO_GO_ON_FROM.items()]]
 
 
 @pytest.mark.parametrize(("read", "mistake"), CHECKPOINTS, ids=lambda p: p[0] if isinstance(p, tuple) else p.__name__)

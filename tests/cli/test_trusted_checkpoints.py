@@ -11,7 +11,7 @@ from helpers.command import one_error, pcgan
 from helpers.short_fits import assert_same
 
 from pcgan_lightning import GAN
-from pcgan_lightning.cli.fit import _check_checkpoint
+from pcgan_lightning.cli.continuing import check_checkpoint
 from pcgan_lightning.cli.generate import load_gan
 from pcgan_lightning.runs import read_checkpoint
 
@@ -57,7 +57,7 @@ def altered(finished, tmp_path):
 
 def assert_refused(checkpoint, pattern=""):
     """Both functions that read checkpoints refuse the file, in one line."""
-    for read in (load_gan, GAN.load_from_checkpoint, _check_checkpoint):
+    for read in (load_gan, GAN.load_from_checkpoint, check_checkpoint):
         with pytest.raises(ValueError, match=re.escape(pattern)) as error:
             read(checkpoint)
         assert "\n" not in str(error.value)
