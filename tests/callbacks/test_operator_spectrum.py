@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers.convolution_layouts import dense
 
-from pcgan_lightning.callbacks import FixedPreconditioning, SpectrumLogger
+from pcgan_lightning.callbacks import FixedPreconditioning, NonFiniteGuard, SpectrumLogger
 from pcgan_lightning.data import ImageDataModule
 from pcgan_lightning.modules import GAN
 from pcgan_lightning.networks import CNNDiscriminator, CNNGenerator
@@ -26,7 +26,9 @@ def tiny_gan():
 
 def test_both_views_are_logged_and_drawn(tmp_path, fit, data):
     gan, logger = tiny_gan(), SpectrumLogger(2, view="operator", input_shape=SHAPE)
-    trainer = fit(gan, [FixedPreconditioning(1, norm="operator", input_shape=SHAPE), logger], data, max_steps=2)
+    trainer = fit(
+        gan, [FixedPreconditioning(1, norm="operator", input_shape=SHAPE), logger, NonFiniteGuard()], data, max_steps=2
+    )
     first, *_ = convolutions = list(logger.series["operators"])
     assert set(convolutions) == set(preconditioners(gan.discriminator)) - {"linear"}
     entry = {key: values[-1] for key, values in logger.series["operators"][first].items()}
@@ -43,7 +45,12 @@ def test_both_views_are_logged_and_drawn(tmp_path, fit, data):
 
 def test_a_checkpoint_opens_without_the_callback(tmp_path, fit, data):
     gan = tiny_gan()
-    trainer = fit(gan, [FixedPreconditioning(1, norm="operator", input_shape=SHAPE, hold_norm=True)], data, max_steps=2)
+    trainer = fit(
+        gan,
+        [FixedPreconditioning(1, norm="operator", input_shape=SHAPE, hold_norm=True), NonFiniteGuard()],
+        data,
+        max_steps=2,
+    )
     trainer.save_checkpoint(tmp_path / "run.ckpt")
     again = GAN.load_from_checkpoint(tmp_path / "run.ckpt")
     saved, loaded = gan.state_dict(), again.state_dict()

@@ -118,6 +118,7 @@ def _is_exact(tensor: Tensor) -> bool:
 def _norm_estimate(pc_layer: Preconditioner, weight: Tensor) -> Tensor:
     """Return what a PC-layer divides by, the ordinary kind of matrix in half as many operations."""
     u, v, layout = pc_layer.u, pc_layer.v, pc_layer.layout
-    if layout.groups == 1 and not layout.transposed and u.dtype == weight.dtype:
+    # Feature maps, where the norm is that of an operator, have more axes.
+    if u.ndim == 2 and layout.groups == 1 and not layout.transposed and u.dtype == weight.dtype:
         return torch.dot(u[0], torch.mv(weight.flatten(1), v[0]))
     return pc_layer.spectral_norm(pc_layer.matrices(weight))
