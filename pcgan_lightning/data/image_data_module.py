@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from pcgan_lightning.arguments import require_not_negative
+from pcgan_lightning.arguments import require_not_negative, require_positive
 from pcgan_lightning.data.cache import decode_cached, encoded_images
 from pcgan_lightning.data.decoding import decode_dataset, open_image
 from pcgan_lightning.data.loaders import MemoryLoader, SequentialLoader
@@ -107,17 +107,9 @@ class ImageDataModule(LightningDataModule):
         cache: bool = True,
     ) -> None:
         super().__init__()
-        for argument, value in {
-            "image_size": image_size,
-            "batch_size": batch_size,
-            "shuffle_buffer": shuffle_buffer,
-            "memory_limit_gb": memory_limit_gb,
-            "iterations_per_epoch": iterations_per_epoch,
-            "decode_workers": decode_workers,
-            "max_images": 1 if max_images is None else max_images,
-        }.items():
-            if value is None or value <= 0:
-                raise ValueError(f"argument `{argument}` must be positive, got {value}")
+        require_positive(image_size=image_size, batch_size=batch_size, shuffle_buffer=shuffle_buffer)
+        require_positive(memory_limit_gb=memory_limit_gb, iterations_per_epoch=iterations_per_epoch)
+        require_positive(decode_workers=decode_workers, max_images=max_images)
         if channels not in (None, 1, 3):
             raise ValueError(f"argument `channels` must be 1, 3 or None, got {channels}")
         require_not_negative(seed=seed)

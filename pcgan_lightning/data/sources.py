@@ -151,5 +151,6 @@ def check_first_image(dataset: Images, channels: int, source: str, split: str) -
     found = color_channels(open_image(next(iter(first.values()))))
     if found != channels:
         raise ValueError(
-            f"argument `channels` must be {found}, as in the first image of {source!r} (split {split!r}), got {channels}"
+            f"argument `channels` must be {found}, as in the first image of {source!r} (split {split!r}), got "
+            f"{channels}"
         )
