@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Optional
@@ -96,7 +96,7 @@ def _start(folder: Path, before: Optional[Before] = None) -> tuple[list[str], in
 
 
 def crash_points(
-    start: Start, folder: Path, compare: Callable[[Path, Path], list[str]], only: Optional[Collection[int]] = None
+    start: Start, folder: Path, compare: Callable[[Path, Path], list[str]], only: Optional[Sequence[str]] = None
 ) -> dict[str, Any]:
     """Kill a run at each of its file operations, and let it go on.
 
@@ -104,7 +104,7 @@ def crash_points(
         start: see :func:`with_parsed`.
         folder: of all runs.
         compare: returns in what the end of a run differs from that of the undisturbed one.
-        only: numbers of the operations to die at. None: all.
+        only: numbers, or beginnings, of the operations to die at. None: all.
 
     Returns:
         The operations, the places among them where a process was killed, the count of different contents that were
@@ -118,7 +118,11 @@ def crash_points(
     killed: list[int] = []
     ends: dict[str, list[str]] = {}
     different: dict[int, list[str]] = {}
-    points = [(number, operation) for number, operation in enumerate(operations) if only is None or number in only]
+    points = [
+        (number, operation)
+        for number, operation in enumerate(operations)
+        if only is None or str(number) in only or operation.startswith(tuple(only))
+    ]
     for place, (number, operation) in enumerate(points):
         if number % KILL_EVERY == KILL_EVERY - 1:
             killed.append(place)

@@ -195,7 +195,7 @@ def kill_at_points(arguments: argparse.Namespace, folder: Path) -> dict[str, Any
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", action="store_true", help="kill at each file operation of a tiny run")
-    parser.add_argument("--only", type=int, nargs="+", help="numbers of file operations; default: all")
+    parser.add_argument("--only", nargs="+", help="numbers or beginnings of file operations; default: all")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--iterations", type=int, help="default: 300; 4 with --points")
     parser.add_argument("--seed", type=int, default=0, help="of the times of the kills")
