@@ -233,7 +233,7 @@ class CostLinearization(DualingMethod):
         gradient = slope + self.weight_decay * center
         length, radius = gradient.norm(), math.sqrt(2 * self.trust_region)
         # Where the gradient is 0, so is the step.
-        step = -radius / length.clamp(min=torch.finfo(length.dtype).tiny) * gradient
+        step = -radius * (gradient / length.clamp(min=torch.finfo(length.dtype).tiny))
         primal = self.weight_decay / 2 * center.square().sum() + value
         record = {
             "dual/primal": primal,

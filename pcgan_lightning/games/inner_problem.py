@@ -188,17 +188,23 @@ class InnerProblem:
 
     def _climb(self, point: DualPoint, margins: Tensor, products: int, accuracy: Tensor) -> Optional[DualPoint]:
         """Return a higher point along Newton's direction, None where rounding hides it."""
-        direction, slope = self._direction(point, margins, products, accuracy)
         rounding = 4 * torch.finfo(point.value.dtype).eps * point.value.abs()
-        for halvings in range(30):
-            length = 0.5**halvings
-            found = self.at(point.logits + length * direction)
-            if found.value >= point.value + 1e-4 * length * slope - rounding:
-                return found
-        return None
+        while True:
+            direction, slope, taken = self._direction(point, margins, products, accuracy)
+            for halvings in range(30):
+                length = 0.5**halvings
+                found = self.at(point.logits + length * direction)
+                if found.value >= point.value + 1e-4 * length * slope - rounding:
+                    return found
+            if taken == 0:
+                return None
+            # Rounding has cost conjugate gradients their conjugacy. The direction after fewer products still climbs.
+            products = taken // 2
 
-    def _direction(self, point: DualPoint, margins: Tensor, products: int, accuracy: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Return Newton's direction in the logits and the dual's slope along it, which is positive.
+    def _direction(
+        self, point: DualPoint, margins: Tensor, products: int, accuracy: Tensor
+    ) -> tuple[Tensor, Tensor, int]:
+        r"""Return Newton's direction in the logits, the dual's slope along it, which is positive, and the products.
 
         The dual's gradient by :math:`\lambda` is :math:`\rho = -\alpha - m` with the margins m, its Hessian
         :math:`-U M U^\top - S^{-1}` with :math:`S = p\,\sigma(\alpha)\sigma(-\alpha)` and M = ds/dq, the projection
@@ -217,11 +223,11 @@ class InnerProblem:
         pulled, slope = self.total((self.rows.vjp(curvature * residual), (curvature * residual.square()).sum()))
         search = remaining = project(pulled)
         image = torch.zeros_like(margins)
-        square = remaining @ remaining
+        square, taken = remaining @ remaining, 0
         for number in range(1, products + 1):
             if square == 0:
                 break
-            pushed = self.rows.jvp(search)
+            pushed, taken = self.rows.jvp(search), number
             (pulled,) = self.total((self.rows.vjp(curvature * pushed),))
             product = shift * search + project(pulled)
             length = square / (search @ product)
@@ -233,4 +239,4 @@ class InnerProblem:
             remaining = remaining - length * product
             former, square = square, remaining @ remaining
             search = remaining + square / former * search
-        return residual - image, slope
+        return residual - image, slope, taken

@@ -70,7 +70,7 @@ def linear_problem(
         )
     real_zeros, fake_zeros = (features.new_zeros(len(features)) for features in (real_features, fake_features))
     samples = ScoredSamples.of(real_zeros, fake_zeros)
-    rows = MatrixMap(torch.cat([real_features, -fake_features]))
+    rows = MatrixMap(torch.cat([real_features, -fake_features]).to(samples.scores.dtype))
     center = samples.scores.new_zeros(shapes[0][1])
     return InnerProblem(rows, samples.scores, samples.weights, center, weight_decay, trust_region)
 

@@ -20,6 +20,7 @@ from pcgan_lightning.spectra.matrices import MatrixLayout, is_convolution, weigh
 SLOPES = {"relu": 1, "relu_": 1, "relu6": 1, "tanh": 1, "sigmoid": 0.25, "softplus": 1, "logsigmoid": 1, "hardtanh": 1}
 SLOPES |= {"softsign": 1, "gelu": 1.13, "silu": 1.1, "abs": 1, "neg": 1, "dropout": 1, "clone": 1, "detach": 1, "to": 1}
 SLOPES |= dict.fromkeys(["flatten", "unflatten", "view", "reshape", "squeeze", "unsqueeze", "permute", "transpose"], 1)
+SLOPES |= dict.fromkeys(["chunk", "split", "tensor_split", "unbind"], 1)
 SLOPES |= dict.fromkeys(["contiguous", "__getitem__", "float", "double", "mT"], 1)
 SUMS = {"add", "__add__", "__radd__", "__iadd__", "add_", "sub", "__sub__", "__rsub__"}
 PRODUCTS = {"mul", "__mul__", "__rmul__", "__imul__"}
@@ -67,7 +68,8 @@ def lipschitz_bound(network: nn.Module, input_shape: Sequence[int]) -> Lipschitz
     finally:
         for hook in hooks:
             hook.remove()
-    return LipschitzBound(constants.of(output), tuple(constants.unknown))
+    value = constants.of_output(output)
+    return LipschitzBound(value, tuple(constants.unknown))
 
 
 class _Constants(TorchFunctionMode):
@@ -86,6 +88,12 @@ class _Constants(TorchFunctionMode):
     def of(self, tensor: Tensor) -> float:
         return self.known.get(id(tensor), (tensor, 0.0))[1]
 
+    def of_output(self, output: Any) -> float:
+        if isinstance(output, Tensor):
+            return self.of(output)
+        self.unknown.append(f"an output of {type(output).__name__}")
+        return math.inf
+
     def enter(self, layer: nn.Module, inputs: tuple) -> None:
         self.inside = True
 
@@ -95,7 +103,8 @@ class _Constants(TorchFunctionMode):
             size = inputs[0].shape[-len(layer.kernel_size) :]
             norm = convolution_norm_bound(layer.weight, ConvolutionOperator.of_layer(layer, size))
         else:
-            norm = gram_iteration(MatrixLayout.of_layer(layer).to_matrices(layer.weight))
+            matrices = MatrixLayout.of_layer(layer).to_matrices(layer.weight)
+            norm = gram_iteration(matrices.to(torch.promote_types(matrices.dtype, torch.float32)))
         self.known[id(output)] = output, norm.item() * self.of(inputs[0])
 
     def __torch_function__(
@@ -106,12 +115,16 @@ class _Constants(TorchFunctionMode):
         given = args[0] if args and isinstance(args[0], (list, tuple)) else [*args, *options.values()]
         inputs = [(t, self.of(t)) for t in given if isinstance(t, Tensor)]
         result = func(*args, **options)
-        if not self.inside and isinstance(result, Tensor) and any(constant for _, constant in inputs):
+        if not self.inside and any(constant for _, constant in inputs):
             name = getattr(func, "__name__", str(func))
-            constant = _constant(name, inputs, args, options, result)
-            if constant == math.inf and all(c < math.inf for _, c in inputs):
-                self.unknown.append(name)
-            self.known[id(result)] = result, constant
+            # What is written into keeps nothing of what it was worth.
+            made = args[0] if name == "__setitem__" else result
+            outputs = [t for t in (made if isinstance(made, (list, tuple)) else [made]) if isinstance(t, Tensor)]
+            for output in outputs:
+                constant = _constant(name, inputs, args, options, output)
+                if constant == math.inf and all(c < math.inf for _, c in inputs) and name not in self.unknown:
+                    self.unknown.append(name)
+                self.known[id(output)] = output, constant
         return result
 
 

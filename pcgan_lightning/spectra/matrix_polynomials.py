@@ -11,6 +11,8 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor
 
+# How much larger the terms of the scheme may be, taken together, than those of the polynomial: 3 times at degree 17.
+GROWTH = 100
 # Up to here Horner's rule, whose rounding the published polynomials have always had.
 HORNER_TERMS = 4
 
@@ -84,7 +86,7 @@ class EightTerms(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def eight_term_scheme(coefficients: tuple[float, ...]) -> Optional[EightTerms]:
-    """Return the scheme of a polynomial of degree 8 without a constant term, None where none is real.
+    """Return the scheme of a polynomial of degree 8 without a constant term, None where none is real and well scaled.
 
     Comparing the terms from the highest on leaves one quadratic equation, for a5 (after Sastre, 2018).
     """
@@ -93,7 +95,7 @@ def eight_term_scheme(coefficients: tuple[float, ...]) -> Optional[EightTerms]:
         return None
     p1, p2, p3, p4, p5, p6, p7 = (c / scale for c in coefficients[:-1])
     a2 = p7 / 2
-    total = p6 - a2**2  # a3 + a5
+    total = p6 - a2 * a2  # a3 + a5
     a4 = p5 - a2 * total
     # a2 a5^2 + linear a5 + free = 0
     linear, free = a4 - a2 * total, a2 * (p4 - a2 * a4) - p3
@@ -102,13 +104,22 @@ def eight_term_scheme(coefficients: tuple[float, ...]) -> Optional[EightTerms]:
         a3 = total - a5
         found.append(EightTerms(scale, a2, a3, a4, a5, p4 - a2 * a4 - a3 * a5, p2, p1))
     # The smaller the coefficients, the less is lost where they cancel.
-    return min(found, key=lambda scheme: max(map(abs, scheme)), default=None)
+    best = min(found, key=lambda scheme: max(map(abs, scheme)), default=None)
+    if best is None or not _size(best) <= GROWTH * sum(map(abs, coefficients)):
+        return None
+    return best
+
+
+def _size(scheme: EightTerms) -> float:
+    """Return what the scheme's terms come to at G = 1, all of them positive."""
+    s, a2, a3, a4, a5, a6, a7, a8 = map(abs, scheme)
+    return s * ((1 + a2 + a3 + a4) * (1 + a2 + a5) + a6 * (1 + a2) + a7 + a8)
 
 
 def _real_roots(square: float, linear: float, free: float) -> tuple[float, ...]:
     if square == 0:
         return (-free / linear,) if linear else ()
-    discriminant = linear**2 - 4 * square * free
+    discriminant = linear * linear - 4 * square * free
     if discriminant < 0:
         return ()
     larger = -0.5 * (linear + math.copysign(math.sqrt(discriminant), linear))

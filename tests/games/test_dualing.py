@@ -274,3 +274,26 @@ def play(method, real=3, fake=3, generator=True, discriminator=True, function=to
 def test_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_rounding_in_conjugate_gradients_does_not_end_the_climb():
+    torch.manual_seed(0)
+    real = torch.randn(64, 256, dtype=torch.float64).cos()
+    fake = (torch.randn(64, 3, dtype=torch.float64) @ torch.randn(3, 256, dtype=torch.float64) / 2).cos()
+    point, primal = linear_problem(real, fake, weight_decay=1e-4).solve(tolerance=1e-9)
+    assert 0 <= primal - point.value <= 1e-9 * primal
+
+
+def test_features_of_low_precision_are_solved_in_float32():
+    torch.manual_seed(0)
+    real, fake = torch.randn(8, 5).bfloat16() + 1, torch.randn(6, 5).bfloat16()
+    point, primal = linear_problem(real, fake, weight_decay=0.1).solve(tolerance=1e-6)
+    assert point.step.dtype == torch.float32
+    assert abs(primal - point.value) <= 1e-5 * primal
+
+
+def test_no_cost_gradient_is_no_step_whatever_the_region():
+    w, theta = torch.zeros(3, requires_grad=True), torch.zeros(3, requires_grad=True)
+    points = torch.randn(4, 3)
+    update = CostLinearization(trust_region=20.0)(points @ w, (points + theta) @ w, [theta], [w])
+    assert not update.step[0].any()

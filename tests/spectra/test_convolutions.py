@@ -285,3 +285,9 @@ def test_mistakes_are_one_line(call, message):
     with pytest.raises(ValueError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_a_matrix_with_few_rows_is_made_from_them():
+    layer = nn.Conv2d(4096, 1, 4)  # 65,536 columns: 16 GiB of images of one pixel
+    operator = ConvolutionOperator.of_layer(layer, (4, 4))
+    torch.testing.assert_close(operator.dense(layer.weight), layer.weight.flatten(1))

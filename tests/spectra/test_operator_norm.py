@@ -197,3 +197,33 @@ def test_batch_normalisation_counts_as_it_is_evaluated():
     model[1].running_var.copy_(torch.tensor([4.0, 1 / 9]))
     assert lipschitz_bound(model, (2,)).value == pytest.approx(3, rel=0.05)
     assert model.training
+
+
+class _Applied(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.layer, self.function = nn.Linear(4, 4, bias=False), function
+
+    def forward(self, x):
+        return self.function(self.layer(x))
+
+
+@pytest.mark.parametrize(
+    ("function", "unknown"),
+    [
+        (lambda x: torch.mul(*x.chunk(2, 1)), ("mul",)),
+        (lambda x: x.max(1).values, ("max",)),
+        (lambda x: (x, x), ("an output of tuple",)),
+        (lambda x: torch.cat(x.split(2, 1), 1), ()),
+    ],
+)
+def test_functions_with_several_outputs_are_not_taken_for_constants(function, unknown):
+    found = lipschitz_bound(_Applied(function), (4,))
+    assert found.unknown == unknown
+    assert found.value == math.inf if unknown else found.value > 0
+
+
+def test_linear_layers_of_low_precision_have_a_tight_bound():
+    layer = nn.Linear(64, 512).bfloat16()
+    norm = torch.linalg.matrix_norm(layer.weight.detach().double(), 2).item()
+    assert norm <= lipschitz_bound(layer, (64,)).value <= 1.06 * norm

@@ -292,3 +292,11 @@ def test_refused(function, values, message):
     for value in values:
         with pytest.raises(ValueError, match=rf"argument {message}.*, got {re.escape(repr(value))}"):
             function(value)
+
+
+@pytest.mark.parametrize("leading", [1e-2, 1e-4, 1e-8, 1e-300])
+def test_a_small_leading_coefficient_costs_no_accuracy(leading):
+    polynomial = Polynomial((3.0, -9.0, 14.0, -10.0, 3.0, 0.5, 0.3, 0.2, leading))
+    values = torch.linspace(0.01, 1, 12)
+    found = polynomial.of_matrix(torch.diag(values)[None])[0].diagonal()
+    torch.testing.assert_close(found, polynomial(values.double()).float(), rtol=0, atol=1e-4)

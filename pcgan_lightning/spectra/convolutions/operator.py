@@ -142,11 +142,13 @@ class ConvolutionOperator:
         return padded
 
     def dense(self, weight: Tensor) -> Tensor:
-        """Return the matrix ``[prod(out, *output_size), prod(in, *image_size)]``, from the images of one pixel."""
+        """Return the matrix ``[prod(out, *output_size), prod(in, *image_size)]``, from units on its smaller side."""
         channels = weight.shape[1] * self.groups
-        count = channels * math.prod(self.image_size)
-        units = torch.eye(count, dtype=weight.dtype, device=weight.device)
-        return self.apply(weight, units.view(count, channels, *self.image_size)).flatten(1).mT
+        rows, cols = self.shape(weight)
+        units = torch.eye(min(rows, cols), dtype=weight.dtype, device=weight.device)
+        if rows < cols:
+            return self.adjoint(weight, units.view(rows, weight.shape[0], *self.output_size)).flatten(1)
+        return self.apply(weight, units.view(cols, channels, *self.image_size)).flatten(1).mT
 
     def shape(self, weight: Tensor) -> tuple[int, int]:
         """Return how many numbers the outputs and the images have."""
