@@ -280,14 +280,18 @@ class AdaptivePreconditioning(Preconditioning):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history of measurements by layer."""
-        return {"measurements": self.measurements} | ({"outcomes": self.outcomes} if self.goal is not None else {})
+        state: dict[str, Any] = {"measurements": self.measurements}
+        return state if self.goal is None else state | {"outcomes": self.outcomes, "candidates": self._candidates()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a checkpoint's history; of another choice of polynomials, that of SN(W) alone."""
         self.measurements = dict(state_dict["measurements"])
-        count = len(self.polynomials)
-        found = state_dict.get("outcomes", {}).items()
-        self.outcomes = {name: rows for name, rows in found if all(len(row) == count for row in rows)}
+        same = state_dict.get("candidates") == self._candidates()
+        self.outcomes = dict(state_dict["outcomes"]) if same else {}
+
+    def _candidates(self) -> list[list[float]]:
+        """Return the coefficients of the polynomials that the outcomes are of."""
+        return [list(polynomial.coefficients) for polynomial in self.polynomials]
 
 
 def _check_goal(goal: float, hysteresis: float, thresholds: tuple[float, ...], degrees: tuple[Any, ...]) -> None:

@@ -99,7 +99,7 @@ def _run() -> None:
 
 def _call(function: Callable[..., None], builds_classes: bool = False) -> None:
     """Call a function with its arguments from the command line."""
-    parser = ArgumentParser(prog=f"pcgan {function.__name__}", exit_on_error=False)
+    parser = ArgumentParser(prog=f"pcgan {function.__name__}", exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file of arguments")
     parser.add_function_arguments(function, as_positional=True, sub_configs=True)
     config = parser.parse_args(sys.argv[2:])
@@ -113,7 +113,7 @@ def _call(function: Callable[..., None], builds_classes: bool = False) -> None:
 
 def _call_with_paths(function: Callable[..., None], name: str, usage: str, said: list[str], **given: Any) -> None:
     """Call a function of several paths with its arguments from the command line."""
-    parser = ArgumentParser(prog=f"pcgan {function.__name__}", exit_on_error=False)
+    parser = ArgumentParser(prog=f"pcgan {function.__name__}", exit_on_error=False, allow_abbrev=False)
     parser.add_argument(name, nargs="+", type=Path, help=usage)
     parser.add_function_arguments(function, skip={name, *given})
     function(**parser.parse_args(said).as_dict(), **given)

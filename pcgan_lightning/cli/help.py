@@ -21,17 +21,18 @@ SECTIONS: dict[str, dict[str, Optional[str]]] = {
         "--config": "YAML file of these arguments; others replace what it says",
         "--run_dir": "folder of everything that is written",
         "--ckpt_path": '"last": go on with the run in that folder, or begin it; a file: start from that checkpoint',
-        "--seed_everything": "seed of all randomness; true: any",
+        "--seed_everything": "seed of all randomness; true: drawn at random",
         "--print_config": "show what all this resolves to, and stop",
     },
     "What is trained": {
-        "--model": "GAN or SimultaneousGAN. `--model.help=GAN` explains its arguments, such as --model.loss, and "
-        "`--model.generator.help=ResNetGenerator` those of a part",
+        "--model": "GAN, SimultaneousGAN or DualingGAN. `--model.help=GAN` explains its arguments, such as "
+        "--model.loss, and `--model.generator.help=ResNetGenerator` those of a part",
         "--data": "ImageDataModule, MixtureOfGaussians, StackedDigits, or one of your own; `--data.help=CLASS`",
-        "--preconditioning": "FixedPreconditioning or AdaptivePreconditioning; `--preconditioning.help=CLASS`",
+        "--preconditioning": "FixedPreconditioning, AdaptivePreconditioning or SVDParametrization; "
+        "`--preconditioning.help=CLASS`",
     },
     "How long, where and how": {
-        "--trainer.max_steps": "iterations, each with one turn of both players",
+        "--trainer.max_steps": "iterations, each with one turn of both players; -1: no limit",
         "--trainer.accelerator": "auto, cpu, gpu, ...",
         "--trainer.devices": "how many, or which",
         "--trainer.precision": "32-true, bf16-mixed, ...",

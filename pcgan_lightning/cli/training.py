@@ -70,5 +70,12 @@ def _expected_mistakes() -> Iterator[None]:
 
 def _parser_kwargs(cli: type[LightningCLI], program: str, description: str) -> dict[str, Any]:
     """Return what makes parsers raise instead of printing a page of usage."""
+    # Subcommands take over that nothing may be abbreviated: a misspelt argument must not pass for another one.
     subcommands = {name: {"exit_on_error": False} for name in cli.subcommands()}
-    return {"prog": program, "description": description, "exit_on_error": False, **subcommands}
+    return {
+        "prog": program,
+        "description": description,
+        "exit_on_error": False,
+        "allow_abbrev": False,
+        **subcommands,
+    }

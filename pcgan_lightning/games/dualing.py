@@ -160,7 +160,7 @@ class LinearDual(DualingMethod):
         ValueError: for arguments out of range; in a call, for scores that are not linear in the parameters.
     """
 
-    def __init__(self, weight_decay: float = 1e-3, iterations: int = 10, tolerance: float = 1e-6) -> None:
+    def __init__(self, weight_decay: float = 1e-3, iterations: int = 100, tolerance: float = 1e-6) -> None:
         require_positive(weight_decay=weight_decay)
         require_at_least(1, iterations=iterations)
         require_not_negative(tolerance=tolerance)

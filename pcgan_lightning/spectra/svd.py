@@ -130,15 +130,16 @@ def d_optimal_penalty(module: nn.Module, spectrum_weight: float = 0.1) -> Tensor
         )
     terms = []
     for u, d, v in factors:
-        for x in (u, v):
-            terms.append((x @ x.mT - torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)).square().sum())
-        terms.append(-0.5 * spectrum_weight * (d.square() + SMALLEST**2).log().mean())
+        with without_autocast(u.device.type):  # in half precision the deviations from I are mostly rounding
+            for x in (u, v):
+                terms.append((x @ x.mT - torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)).square().sum())
+            terms.append(-0.5 * spectrum_weight * (d.square() + SMALLEST**2).log().mean())
     return torch.stack(terms).sum()
 
 
 @torch.no_grad()
 def rescale(layer: nn.Module) -> None:
-    """Divide a layer's d by its largest absolute value, in place; W stays the same."""
+    """Divide a layer's d by its largest absolute value, in place; W stays the same unless all of d is below 1e-3."""
     chain = svd_of(layer)
     if chain is not None:
         d: Tensor = operator.attrgetter("original1")(chain)

@@ -43,6 +43,7 @@ ARGUMENTS = {
     "misspelt nested key": ({"trainer": {"max_step": 3}}, r"max_step\b"),
     "misspelt key of a network": (["--model.discriminator.widht=3"], r"'widht'"),
     "misspelt option": (["--modle=3"], r"--modle=3"),
+    "shortened option": (["--trainer.max_step=3"], r"--trainer\.max_step=3"),
     "wrong type": (["--trainer.max_steps=many"], r"trainer\.max_steps"),
     "null for the model": ({"model": None}, r"model"),
     "class that does not exist": (["--model.loss=Hinge"], r"Hinge"),

@@ -14,7 +14,7 @@ from pcgan_lightning.spectra.convolutions.fourier import chunked_blocks, circula
 from pcgan_lightning.spectra.convolutions.operator import ConvolutionOperator
 
 SMALL = 512  # rows or columns of an operator that is written out as a matrix
-SMALL_ENTRIES = 2**21
+SMALL_ENTRIES = 2**23
 EPSILON = 1e-12  # of the power iteration's normalisations, as in torch's own spectral norm
 
 
@@ -50,8 +50,8 @@ def convolution_singular_values(weight: Tensor, operator: ConvolutionOperator) -
         return circular_singular_values(weight, operator)
     if not is_small(weight, operator):
         raise ValueError(
-            f"argument `operator` must be circular or have at most {SMALL} rows or columns, got "
-            f"{operator.shape(weight)}; take `operator.circular()` or `extreme_singular_values`"
+            f"argument `operator` must be circular or have at most {SMALL} rows or columns and {SMALL_ENTRIES:,} entries, "
+            f"got {operator.shape(weight)}; take `operator.circular()` or `extreme_singular_values`"
         )
     values = torch.linalg.svdvals(operator.dense(weight.double()))
     return values.to(torch.promote_types(weight.dtype, torch.float32))
