@@ -118,5 +118,7 @@ plt.show()
 # %%
 for name, (_, series) in runs.items():
     print(f"{name}: {series[-1][1]} modes, {series[-1][2]:.0%} of high quality, min f {series[-1][3]:.3f}")
+
+# %%
 assert runs["linear dual"][1][-1][1] == 8
 assert runs["linear dual"][1][-1][3] > runs["SGDA"][1][-1][3]

@@ -19,12 +19,17 @@ class Linearization:
         direction: v, ``[rows]``, with its graph: the update direction of a game, or the scores of samples.
         parameters: all of them; in v's order where v is a game's.
         names: of the arguments that are wrong where a second derivative is missing.
+        unchecked: whether v may come from a function marked with ``once_differentiable``, whose Jacobian would count as
+            0; the gradients of a game have been looked through before.
     """
 
-    def __init__(self, direction: Tensor, parameters: Sequence[Tensor], names: str = "`losses`") -> None:
+    def __init__(
+        self, direction: Tensor, parameters: Sequence[Tensor], names: str = "`losses`", *, unchecked: bool = False
+    ) -> None:
         self._direction = direction
         self._parameters = tuple(parameters)
         self._names = names
+        self._unchecked = unchecked
         self._cotangent: Optional[Tensor] = None
 
     @property
@@ -66,7 +71,8 @@ class Linearization:
         if self._cotangent is None:
             self._cotangent = torch.zeros_like(self._direction, requires_grad=True)
             self._pulled = self._pull(self._cotangent, create_graph=True)
-            require_differentiable([self._pulled], self._names)
+            if self._unchecked:
+                require_differentiable([self._pulled], self._names)
         if not self._pulled.requires_grad:  # v depends on none of the parameters
             return torch.zeros_like(self._direction)
         (product,) = gradients_of(self._pulled, (self._cotangent,), vector, self._names, retain_graph=True)

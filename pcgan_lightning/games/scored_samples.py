@@ -96,5 +96,5 @@ def score_problem(
     """
     offsets = samples.signs * samples.scores
     center = flat([p.detach() for p in parameters]).to(offsets.dtype)
-    rows = Linearization(offsets, parameters, "`real_scores` and `fake_scores`")
+    rows = Linearization(offsets, parameters, "`real_scores` and `fake_scores`", unchecked=True)
     return InnerProblem(rows, offsets, samples.weights, center, weight_decay, trust_region, total)

@@ -15,6 +15,8 @@ from typing_extensions import override
 from pcgan_lightning.runs.folder import require_checkpoint_file
 from pcgan_lightning.runs.writing import write_whole
 
+MARK_OF_A_FOLDER = 0x10  # of the attributes in a zip file
+
 log = logging.getLogger("lightning.pytorch")
 
 MapLocation = Union[str, torch.device, Callable[[Any, str], Any], None]
@@ -126,7 +128,9 @@ def _read(path: Union[str, Path, IO[bytes]], map_location: MapLocation, rule: st
     rewind = partial(path.seek, 0) if hasattr(path, "seek") else lambda: None
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+            # What is marked as a folder torch would not read at all, and leave the tensor whatever memory holds.
+            folders = (entry.filename for entry in archive.infolist() if entry.external_attr & MARK_OF_A_FOLDER)
+            damaged = next(folders, None) or archive.testzip()
         if damaged is not None:
             raise ValueError(f"{damaged} is altered")
         rewind()

@@ -54,7 +54,7 @@ def lipschitz_bound(network: nn.Module, input_shape: Sequence[int]) -> Lipschitz
 
     Example:
         >>> network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU())
-        >>> _ = nn.init.eye_(network[0].weight).mul_(3)
+        >>> network[0].weight.data = 3 * torch.eye(2)
         >>> round(lipschitz_bound(network, (2,)).value, 1)
         3.0
     """

@@ -100,7 +100,7 @@ def test_first_process_decides_on_degrees():
     class Strategy:
         def broadcast(self, measured):
             assert len(measured) == 1
-            return [12.0]
+            return [[12.0]]
 
     trainer = SimpleNamespace(strategy=Strategy(), loggers=[], callback_metrics={})
     apc.adapt(trainer, module)

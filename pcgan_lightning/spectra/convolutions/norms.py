@@ -50,8 +50,8 @@ def convolution_singular_values(weight: Tensor, operator: ConvolutionOperator) -
         return circular_singular_values(weight, operator)
     if not is_small(weight, operator):
         raise ValueError(
-            f"argument `operator` must be circular or have at most {SMALL} rows or columns and {SMALL_ENTRIES:,} entries, "
-            f"got {operator.shape(weight)}; take `operator.circular()` or `extreme_singular_values`"
+            f"argument `operator` must be circular or have at most {SMALL} rows or columns and {SMALL_ENTRIES:,} "
+            f"entries, got {operator.shape(weight)}; take `operator.circular()` or `extreme_singular_values`"
         )
     values = torch.linalg.svdvals(operator.dense(weight.double()))
     return values.to(torch.promote_types(weight.dtype, torch.float32))
