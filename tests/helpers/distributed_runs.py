@@ -116,7 +116,7 @@ CALLBACKS = {"apc": adaptive, "apc_goal": adaptive_to_a_goal}
 
 
 def rules(processes):
-    """Which to run: on four processes, in float64, no second one of a kind, on two, in float32, none that rounds more."""
+    """Which to run: on four processes (float64) no second one of a kind, on two (float32) none that rounds more."""
     alike = {"saturating", "least_squares", "nsgda_layer", "ada_dir", "grafted", "r1_penalty", "uneven_jare", "simgd"}
     alike |= {"sga", "extragradient", "linear_dual", "cost_linearization", "uneven_dualing"}
     # High degrees make 1e-4 of float32's rounding in 20 iterations of Adam.
