@@ -55,8 +55,8 @@ def lipschitz_bound(network: nn.Module, input_shape: Sequence[int]) -> Lipschitz
     Example:
         >>> network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU())
         >>> network[0].weight.data = 3 * torch.eye(2)
-        >>> round(lipschitz_bound(network, (2,)).value, 1)
-        3.0
+        >>> 3 <= lipschitz_bound(network, (2,)).value <= 1.05 * 3
+        True
     """
     constants = _Constants()
     hooks: list[Any] = []

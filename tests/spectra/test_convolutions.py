@@ -264,7 +264,7 @@ def test_a_large_operator_is_seen_as_circular():
          "`input_size` must be one that"),
         (lambda: convolution_singular_values(torch.ones(64, 64, 3, 3),
                                              ConvolutionOperator.of_layer(nn.Conv2d(64, 64, 3), (32, 32))),
-         r"argument `operator` must be circular or have at most 512 rows or columns, got \(57600, 65536\); take"),
+         r"512 rows or columns and 8,388,608 entries, got \(57600, 65536\); take"),
         (lambda: convolution_norm_bound(CIRCULAR.weight, ConvolutionOperator.of_layer(CIRCULAR, (6, 5)), 0),
          "argument `iterations` must be at least 1, got 0"),
         (lambda: singular_values(network(), view="operator"),
