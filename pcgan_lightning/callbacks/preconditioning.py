@@ -122,15 +122,8 @@ class FixedPreconditioning(Preconditioning):
 
     def attach(self, network: nn.Module) -> None:
         """Put the PC-layers on; the configured degree wins over that of a loaded checkpoint."""
-        precondition(
-            network,
-            self.degree,
-            self.layers,
-            self.normalize_rest,
-            norm=self.norm,
-            input_shape=self.input_shape,
-            hold_norm=self.hold_norm,
-        )
+        chosen = network, self.degree, self.layers, self.normalize_rest
+        precondition(*chosen, norm=self.norm, input_shape=self.input_shape, hold_norm=self.hold_norm)
 
 
 class AdaptivePreconditioning(Preconditioning):

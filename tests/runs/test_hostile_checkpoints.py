@@ -27,8 +27,8 @@ PATHS = [
     "file://HOME",
     "file://HOME/precious.ckpt",
     "memory://HOME",
-    "RUN/checkpoints/../../home",
-    "RUN/checkpoints/../../home/precious.ckpt",
+    "RUN/checkpoints/../../treasure",
+    "RUN/checkpoints/../../treasure/precious.ckpt",
     "RUN/checkpoints/../metrics.csv",
     "RUN/checkpoints/link",
     "RUN/checkpoints/link/precious.ckpt",
@@ -38,9 +38,9 @@ PATHS = [
     "RUN/checkpoints",
     "RUN/checkpoints/folder.ckpt",
     "RUN",
-    "home",
-    "../home",
-    "home/precious.ckpt",
+    "treasure",
+    "../treasure",
+    "treasure/precious.ckpt",
     "~",
     "~/precious.ckpt",
     ".",
@@ -56,7 +56,7 @@ FIELDS = ["best_model_path", "kth_best_model_path", "last_model_path", "_last_ch
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A folder with files, beside the run folder, to which links within the run folder lead."""
-    home, checkpoints = tmp_path / "home", tmp_path / "run" / "checkpoints"
+    home, checkpoints = tmp_path / "treasure", tmp_path / "run" / "checkpoints"
     for folder in (home / "folder.ckpt", checkpoints / "inner", checkpoints / "folder.ckpt"):
         folder.mkdir(parents=True)
     for path in (
@@ -101,7 +101,7 @@ def test_paths_out_of_the_folder_are_dropped(kind, field, home, caplog):
 
 
 @pytest.mark.parametrize(
-    "path", ["HOME", "local://HOME", "~/precious.ckpt", "RUN/../home", "a/../../home", "HOME/x.ckpt"]
+    "path", ["HOME", "local://HOME", "~/precious.ckpt", "RUN/../treasure", "a/../../treasure", "HOME/x.ckpt"]
 )
 def test_paths_of_other_callbacks_are_dropped(path, home):
     """Whatever their fields are called, as keys and within lists; what merely has a slash is no path."""
@@ -154,7 +154,7 @@ def test_a_run_goes_on_from_a_hostile_checkpoint(home, caplog):
     for state in content["callbacks"].values():
         if "best_model_path" in state:
             state["best_model_path"] = f"local://{home}"
-            state["last_model_path"] = f"{home.parent}/run/checkpoints/../../home"
+            state["last_model_path"] = f"{home.parent}/run/checkpoints/../../treasure"
     torch.save(content, home.parent / "hostile.ckpt")
     before = listing(home)
     fit(4, home.parent / "hostile.ckpt")
