@@ -19,15 +19,9 @@ from markdown_tables import markdown
 from mode_coverage_tables import mode_coverage, mode_coverage_short
 from results_file import RESULTS
 from settings_matrix import settings_matrix
+from table1_tables import table1
 
 ROOT = Path(__file__).parents[1]
-PUBLISHED = {  # PC-GAN, Table 1, CIFAR-10: FID; max, second max and mean modified condition number
-    "sn": (77.82, 113.55, 19.46, 17.77),
-    "fpc3": (20.09, 22.65, 1.88, 3.16),
-    "fpc7": (19.31, 9.88, 1.32, 1.85),
-    "apc": (19.53, 12.06, 2.81, 3.19),
-}
-METHODS = {"sn": "SN", "fpc3": "FPC-3", "fpc7": "FPC-7", "apc": "APC"}
 GAME_METHODS = {"simgd": "SimGD", "conopt": "ConOpt", "jare": "JARE"}
 OPTIMIZERS = {"adam": "Adam", "ada_nsgda": "Ada-nSGDA", "nsgda": "nSGDA", "sgda": "SGDA"}
 NETWORK_METHODS = {"gan": "standard GAN", "conopt": "ConOpt", "sn": "SN", "jare": "JARE"}
@@ -36,37 +30,6 @@ NETWORK_METHODS = {"gan": "standard GAN", "conopt": "ConOpt", "sn": "SN", "jare"
 def beginnings(rows: Iterable[dict[str, Any]]) -> str:
     """Return at which commits runs began, and with how many threads."""
     return ", ".join(sorted({f"{row['commit']} with {row['threads']} thread(s) each" for row in rows}))
-
-
-def table1(content: dict[str, Any]) -> list[str]:
-    """Return Table 1 beside the published one, and in words how they differ."""
-    rows, settings = content["result"], content["settings"]
-    known = ("method", "seed", "iterations", "max", "second_max", "mean", "iterations_per_second")
-    known += ("commit", "threads", "hardware")
-    scores = [key for key in rows[0] if key not in known and not key.endswith(("precision", "recall"))]
-    heads = ["method", "seed", "iterations"]
-    heads += [score.replace("_", " ").replace("fid", "FID").replace("kid", "KID") for score in scores]
-    heads += ["max", "second max", "mean", "published: FID", "max, second, mean"]
-    lines = []
-    for row in rows:
-        published, *conditions = PUBLISHED[row["method"]]
-        cells = [METHODS[row["method"]], str(row["seed"]), f"{row['iterations']:,}"]
-        cells += [f"{row[key]:.4g}" for key in scores] + [f"{row[key]:.2f}" for key in ("max", "second_max", "mean")]
-        lines.append([*cells, str(published), ", ".join(map(str, conditions))])
-    widths = "/".join(map(str, settings["widths"]))
-    betas = ", ".join(f"{beta:g}" for beta in settings["betas"])
-    note = (
-        f"Here: widths {widths}, Adam with betas ({betas}), batch {settings['batch_size']}, "
-        f"{settings['iterations']:,} iterations at most; the last scores and condition numbers of each run, "
-        "the latter after the polynomial. Published: widths 256/128, batch 64, 200,000 iterations, "
-        "FID with Inception features. APC's interval and the horizon of the generator's average keep their share of "
-        f"the run: {settings['apc_interval']:,} and {settings['iterations'] / 20:,.0f} iterations."
-        " So does the linear decay of the step sizes, over the second half. The averaged generator is scored."
-    )
-    if settings["accelerate"]:
-        note += " Here in bf16 autocast, compiled, with fused Adam."
-    note += f" The runs began at commit {beginnings(rows)}. Scores here: {settings['protocol']}"
-    return markdown(heads, lines, note)
 
 
 def preconditioning_overhead(content: dict[str, Any]) -> list[str]:

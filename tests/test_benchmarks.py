@@ -49,7 +49,7 @@ def table1(source, tmp_path):
 
 
 def test_table1_goes_on_where_it_was_killed(table1, tmp_path):
-    folder = tmp_path / "runs" / "apc_0"
+    folder = tmp_path / "runs" / "apc_betas0.5_0"
     killed = table1()
     deadline = time.monotonic() + 200
     while not (folder / "checkpoints" / "iteration_0000010.ckpt").exists():
