@@ -1,7 +1,6 @@
-r"""Dualing GANs: the linear dual on Gaussians, what keeps lambda in its box, the cost of an iteration, images.
+r"""Dualing GANs: the linear dual on Gaussians, what keeps lambda in its box, the cost of an iteration.
 
     python benchmarks/dualing.py --gaussians --box --cost --save     # a CPU core, minutes
-    python benchmarks/dualing.py --images --seeds 1 2 3              # runs of `pcgan fit`; hours
 
 The plan, written down before the runs of five seeds, after short trials of settings
 -----------------------------------------------------------------------------------
@@ -19,9 +18,6 @@ for gradient ascent with projection, the sigmoid with a gradient step (no conjug
 
 Cost: processor seconds and peak memory of an iteration of each method over those of the alternating GAN, the methods
 taking turns, the memory each in a fresh process; small CNNs for 32 pixels.
-
-Images: configs/dualing/{digits,cifar10}_*.yaml as shipped, classifier FID and inception-like score after equal seconds;
-the poster's inception scores (standard GAN 5.61, scores 5.40, cost 5.43) are those of other networks and more training.
 """
 
 import argparse
@@ -31,7 +27,6 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any, Optional
 
 import torch
@@ -39,7 +34,6 @@ from dualing_box import box
 from results_file import save_result
 from torch import Tensor
 from torch.nn.functional import softplus
-from training_runs import ROOT, final_row, train
 
 from pcgan_lightning.data import ring_of_modes
 from pcgan_lightning.games import CostLinearization, LinearDual, ScoreLinearization, linear_problem
@@ -55,7 +49,6 @@ from pcgan_lightning.networks import (
 
 STD, BATCH, DECAY = 0.2, 64, 1e-2
 RATES: dict[str, Optional[float]] = {"linear dual": None, "SGDA, 0.1": 0.1, "SGDA, 1": 1.0}
-IMAGES = {"digits": ("gan", "linear"), "cifar10": ("gan", "scores", "cost")}
 COSTS = ("GAN", "cost", "scores, 0 products", "scores, 3 products", "linear")
 
 
@@ -210,19 +203,6 @@ def cost(rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def images(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Train configs/dualing/ as shipped with each seed, and return the last scores of each run."""
-    runs = {}
-    for data, methods in IMAGES.items():
-        for seed in arguments.seeds:
-            for method in methods:
-                call = ["--config", f"configs/dualing/{data}_{method}.yaml", "--seed_everything", str(seed)]
-                call += ["--trainer.max_steps", str(arguments.iterations)]
-                runs[arguments.runs / f"{data}_{method}_{seed}"] = call
-    train(runs, arguments.iterations, 1, threads=1)
-    return [{"run": folder.name} | final_row(folder) for folder in runs]
-
-
 def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what the results depend on."""
     named = {key: getattr(arguments, key) for key in ("iterations", "every", "seeds", "rounds")}
@@ -231,13 +211,12 @@ def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for part in ("gaussians", "box", "cost", "images"):
+    for part in ("gaussians", "box", "cost"):
         parser.add_argument(f"--{part}", action="store_true")
     parser.add_argument("--iterations", type=int, default=300)
     parser.add_argument("--every", type=int, default=25, help="iterations between measurements")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--rounds", type=int, default=10, help="iterations of each method that are timed")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "dualing")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/dualing_PART.json of each part")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # matrices so small that more threads wait for one another
@@ -245,7 +224,6 @@ def main() -> None:
         "gaussians": lambda: gaussians(arguments),
         "box": lambda: box(lambda seed: Gaussians(8, seed, fixed=True).features()),
         "cost": lambda: cost(arguments.rounds),
-        "images": lambda: images(arguments),
     }
     for part, measure in parts.items():
         if getattr(arguments, part):

@@ -3,7 +3,13 @@
 from pcgan_lightning.data import default_cache
 from pcgan_lightning.metrics.digit_classifier import DigitClassifier
 from pcgan_lightning.metrics.evaluation import latent_sampler, sampled_weights, score_samples
-from pcgan_lightning.metrics.features import ClassifierFeatures, Features, InceptionFeatures, ModuleFeatures
+from pcgan_lightning.metrics.features import (
+    ClassifierFeatures,
+    DigitFeatures,
+    Features,
+    InceptionFeatures,
+    ModuleFeatures,
+)
 from pcgan_lightning.metrics.mixture import MixtureCoverage, mode_coverage
 from pcgan_lightning.metrics.modes import ModeCoverage, expected_kl
 from pcgan_lightning.metrics.reference import Reference, reference_statistics
@@ -12,6 +18,7 @@ from pcgan_lightning.metrics.scores import GenerativeScores, Score, check_scores
 __all__ = [
     "ClassifierFeatures",
     "DigitClassifier",
+    "DigitFeatures",
     "Features",
     "GenerativeScores",
     "InceptionFeatures",

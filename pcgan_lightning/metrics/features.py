@@ -10,10 +10,12 @@ from urllib.error import URLError
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+from typing_extensions import override
 
 from pcgan_lightning.arguments import import_path
+from pcgan_lightning.metrics.digit_classifier import DIGIT_SIZE, DigitClassifier
 from pcgan_lightning.networks import ImageClassifier
 
 SHIPPED_CLASSIFIER = Path(__file__).with_name("cifar10_classifier.safetensors")
@@ -178,6 +180,29 @@ class ClassifierFeatures(Features):
             scaled = interpolate(scaled, size, mode="bicubic", antialias=True).clamp(-1, 1)
         features = self.network.features(scaled.contiguous(memory_format=torch.channels_last))
         return features, self.network.linear(features)
+
+
+class DigitFeatures(Features):
+    """The hidden layer of 128 and the logits of ``DigitClassifier``, for images of digits; they are taken as grey.
+
+    Its scores are called digit FID, digit score and so on.
+    """
+
+    label = "digit"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = DigitClassifier()
+        self.description = (
+            f"digit classifier with {100 * (self.network.accuracy or 0):.1f}% accuracy on held out digits"
+        )
+
+    @override
+    def extract(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        *hidden, last = self.network.layers
+        grey = adaptive_avg_pool2d(images.float().mean(1, keepdim=True) / 127.5 - 1, DIGIT_SIZE)
+        features = nn.Sequential(*hidden)(grey.flatten(1))
+        return features, last(features)
 
 
 class ModuleFeatures(Features):
