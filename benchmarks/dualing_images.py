@@ -9,7 +9,7 @@ The plan, written down before the runs
 configs/dualing/digits_{gan,linear}.yaml as shipped, and cifar10_{gan,scores,cost}.yaml with networks of width 16 and
 batch 32; seeds 1 to 3, which decide weights, latents and images. Each method gets the same seconds of a processor:
 those of an iteration are measured first, as the difference between runs of 10 and 40 iterations without scores, over
-30, and the number of iterations is the budget (60 s for digits, 150 s for CIFAR-10) over it. Reported: FID and
+30, and the number of iterations is the budget (60 s for digits, 100 s for CIFAR-10) over it. Reported: FID and
 inception-like score of the last generator with the features of a classifier of ours (digits: `DigitFeatures`; CIFAR-10:
 `ClassifierFeatures`), 5,000 images. The number that decides is that FID, paired by seed; three seeds allow no test, so
 only differences that all seeds share, and that are larger than the ranges over seeds, are called differences. Nothing
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--source", help="another hub name of CIFAR-10, or folder as seen from the repository")
     parser.add_argument("--data", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--seconds", type=float, nargs=2, default=(60.0, 150.0), metavar=("DIGITS", "CIFAR10"))
+    parser.add_argument("--seconds", type=float, nargs=2, default=(60.0, 100.0), metavar=("DIGITS", "CIFAR10"))
     parser.add_argument("--width", type=int, default=16, help="of the networks for CIFAR-10")
     parser.add_argument("--count", type=int, default=5000, help="generated images of a scoring")
     parser.add_argument("--parallel", type=int, default=1, help="runs side by side")

@@ -3,7 +3,7 @@
     python benchmarks/table1.py --source FOLDER                                 # the paper's size, on an accelerator
     python benchmarks/table1.py --source FOLDER --dataset stl10 --updates 5-1   # another part of the paper
     python benchmarks/table1.py --source FOLDER --seeds 1 2 3 --betas 0.5 0.999 --betas 0 0.9 --widths 16 16 \
-        --batch_size 32 --iterations 800 --evaluate_every 400 --count 5000 --scores fid score --parallel 2 --save
+        --batch_size 16 --iterations 800 --evaluate_every 800 --count 5000 --scores fid score --parallel 2 --save
 
 Trains the shipped configurations with `pcgan fit`, goes on with what was interrupted, leaves out what is finished,
 scores every K iterations, prints the table and writes runs/table1/report.html. What the paper gives as counts of its
