@@ -7,7 +7,13 @@ pytestmark = pytest.mark.slow
 
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-FEWER = {"seeds = range(100)": "seeds = range(25)"}  # of what would take a minute here; it is stored with all
+FEWER = {  # of what would take minutes here; the notebooks are stored with all
+    "seeds = range(100)": "seeds = range(25)",
+    "(0.1, 0.3, 1.0, 3.0, 10.0)": "(1.0,)",
+    "(0.5, 0.8, 1.0, 1.1, 1.25, 2.0)": "(1.1, 1.25)",
+    "STEPS, SHOWN = 2000, (250, 500, 1000, 1500, 2000)": "STEPS, SHOWN = 1000, (250, 500, 1000)",
+    "ITERATIONS = 200": "ITERATIONS = 80",
+}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
