@@ -1,7 +1,8 @@
-"""The tables of benchmarks/dualing.py, in Markdown."""
+"""The tables of benchmarks/dualing.py and benchmarks/dualing_images.py, in Markdown."""
 
-from statistics import median
 from typing import Any
+
+from markdown_tables import markdown, spread
 
 
 def dualing_gaussians(content: dict[str, Any]) -> list[str]:
@@ -16,10 +17,10 @@ def dualing_gaussians(content: dict[str, Any]) -> list[str]:
         own = [r for r in rows if (r["modes"], r["fixed_samples"], r["method"]) == (modes, fixed, method)]
         cells = [f"{modes}, {'the same' if fixed else 'fresh'}", method]
         cells += [
-            _spread([r["end"]["modes"] for r in own], "g"),
-            _spread([r["end"]["high_quality"] for r in own], ".2f"),
+            spread([r["end"]["modes"] for r in own], "g"),
+            spread([r["end"]["high_quality"] for r in own], ".2f"),
         ]
-        cells += [_spread([r["falls"] for r in own], ".2f"), _spread([r["rising"] for r in own], ".2f")]
+        cells += [spread([r["falls"] for r in own], ".2f"), spread([r["rising"] for r in own], ".2f")]
         lines.append("| " + " | ".join(cells) + " |")
     seeds = ", ".join(map(str, sorted({r["seed"] for r in rows})))
     note = (
@@ -54,6 +55,31 @@ def dualing_cost(content: dict[str, Any]) -> list[str]:
     return [*lines, "", note]
 
 
-def _spread(values: list[float], digits: str) -> str:
-    middle, low, high = (f"{value:{digits}}" for value in (median(values), min(values), max(values)))
-    return middle if low == high else f"{middle} ({low} to {high})"
+def dualing_images(content: dict[str, Any]) -> list[str]:
+    """Return the last scores of each method, medians and ranges over seeds, and each seed's FID."""
+    rows, settings = content["result"], content["settings"]
+    lines = []
+    for data, method in dict.fromkeys((r["data"], r["method"]) for r in rows):
+        own = [r for r in rows if (r["data"], r["method"]) == (data, method)]
+        label = {"digits": "digit", "cifar10": "classifier"}[data]
+        fids, scores = ([r[f"{label}_{score}"] for r in own] for score in ("fid", "score"))
+        lines.append(
+            [
+                "digits" if data == "digits" else "CIFAR-10",
+                {"gan": "standard GAN"}.get(method, method),
+                f"{1e3 * own[0]['seconds_of_iteration']:.0f}",
+                f"{own[0]['planned']:,}" + ("" if all(r["finished"] for r in own) else ", not all finished"),
+                spread(fids, ".4g"),
+                spread(scores, ".3g"),
+                ", ".join(f"{fid:.4g}" for fid in fids),
+            ]
+        )
+    heads = ["data", "method", "ms an iteration", "iterations", "FID", "score", "FID of each seed"]
+    seconds = "{:g} s for digits, {:g} s for CIFAR-10".format(*settings["seconds"])
+    seeds = ", ".join(map(str, settings["seeds"]))
+    note = (
+        f"Medians and ranges over seeds {seeds}; equal seconds of a processor: {seconds}; "
+        f"CIFAR-10 with widths {settings['width']} and batch 32. Digits: {rows[0]['protocol']} CIFAR-10: "
+        f"{rows[-1]['protocol']}"
+    )
+    return markdown(heads, lines, note)

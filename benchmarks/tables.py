@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dualing_tables import dualing_box, dualing_cost, dualing_gaussians
+from convolution_tables import convolution_spectra, operator_normalization
+from dualing_tables import dualing_box, dualing_cost, dualing_gaussians, dualing_images
 from faults_tables import faults, faults_points
 from markdown_tables import markdown
 from mode_coverage_tables import mode_coverage, mode_coverage_short
@@ -38,23 +39,6 @@ def preconditioning_overhead(content: dict[str, Any]) -> list[str]:
     spectrum = f"{1e3 * result['spectrum_seconds']:.0f} ms, {100 * result['spectrum_share']:.4f}%"
     heads = ["discriminator's weights", "median ms a step", "ratio to torch's spectral norm"]
     return markdown(heads, rows, f"One measurement of the full spectrum takes {spectrum} of 1,000 iterations.")
-
-
-def convolution_spectra(content: dict[str, Any]) -> list[str]:
-    """Return time, memory and error of the full spectrum, and in words what the norm alone costs."""
-    settings, result = content["settings"], content["result"]
-    names = {"ours": "half of the frequencies", "float32": "public, float32", "float64": "public, float64"}
-    rows = []
-    for row in result["spectra"]:
-        size = f"{row['channels']} -> {row['channels']}"
-        cells = f"{row['seconds']:.2f}", f"{row['time_ratio']:.2f}", f"{row['peak_mebibytes']:.0f}"
-        rows.append([size, names[row["method"]], *cells, f"{row['error']:.0e}"])
-    shares = ", ".join(f"{name} {100 * share:.1f}%" for name, share in result["share_of_step"].items())
-    note = (
-        f"Error: the largest over the norm, against float64. The norms of all layers in every iteration, as a share of "
-        f"a training step of ResNet-32 of width {settings['width']}, batch {settings['batch_size']}: {shares}."
-    )
-    return markdown(["channels", "method", "seconds", "times ours", "peak MiB", "error"], rows, note)
 
 
 def throughput(content: dict[str, Any]) -> list[str]:
@@ -216,9 +200,11 @@ TABLES = {function.__name__: function for function in (*_OF_RUNS, *_OF_TIMES)} |
     "dualing_box": dualing_box,
     "dualing_cost": dualing_cost,
     "dualing_gaussians": dualing_gaussians,
+    "dualing_images": dualing_images,
     "mixture_small": mixture,
     "mode_coverage": mode_coverage,
     "mode_coverage_short": mode_coverage_short,
+    "operator_normalization": operator_normalization,
 }
 
 
