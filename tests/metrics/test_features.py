@@ -12,7 +12,13 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 
 from pcgan_lightning.data import LabelledImageDataModule
-from pcgan_lightning.metrics import ClassifierFeatures, InceptionFeatures, ModuleFeatures
+from pcgan_lightning.metrics import (
+    ClassifierFeatures,
+    DigitClassifier,
+    DigitFeatures,
+    InceptionFeatures,
+    ModuleFeatures,
+)
 from pcgan_lightning.metrics.features import SHIPPED_CLASSIFIER
 from pcgan_lightning.networks import ImageClassifier
 
@@ -49,6 +55,14 @@ def test_classifier_sees_scaled_and_resized_images(make_images, size):
 def test_grey_images_are_repeated(features, make_images):
     grey = make_images(3)[:, :1]
     assert torch.equal(features(grey)[0], features(grey.repeat(1, 3, 1, 1))[0])
+
+
+def test_digit_features_are_the_classifiers_hidden_layer():
+    images, classifier = torch.randint(0, 256, (5, 1, 16, 16), dtype=torch.uint8), DigitClassifier(16)
+    found, logits = DigitFeatures()(images)
+    assert found.shape == (5, 128)
+    torch.testing.assert_close(logits, classifier(images.float() / 127.5 - 1))
+    torch.testing.assert_close(classifier.layers[-1](found), logits)
 
 
 def test_module_features_in_minus_one_to_one():

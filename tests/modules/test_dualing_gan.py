@@ -80,6 +80,22 @@ def test_linear_discriminator_stands_at_its_optimum(tmp_path):
     assert torch.equal(loaded(torch.ones(3, 2)), gan.discriminator(torch.ones(3, 2)))
 
 
+def test_resumed_linear_dual_is_bit_identical(tmp_path):
+    """The other methods are among tests/modules/test_checkpoints.py's."""
+
+    def run(iterations, ckpt_path=None):
+        torch.manual_seed(0)
+        scores = LinearDiscriminator(RandomFourierFeatures(count=32))
+        gan = DualingGAN(MLPGenerator(width=8, latent_dim=4), scores, LinearDual(0.01), ema_decay=0.9)
+        data = MixtureOfGaussians(batch_size=16, seed=0)
+        return fit(tmp_path, gan, iterations, data=data, ckpt_path=ckpt_path)
+
+    whole, path = run(6).lightning_module.state_dict(), tmp_path / "x.ckpt"
+    run(4).save_checkpoint(path)
+    resumed = run(6, path).lightning_module.state_dict()
+    assert all(map(torch.equal, resumed.values(), whole.values()))
+
+
 def test_features():
     """Products of random features are a Gaussian kernel up to 1/sqrt(count); the penultimate layer is the score's."""
     x, y = torch.randn(2, 20, 2)
