@@ -20,16 +20,12 @@ left out; of one that diverges the last scores before count.
 
 import argparse
 import json
-import os
-import resource
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from results_file import save_result
-from training_runs import ROOT, final_row, iterations_done, protocol, train
+from training_runs import ROOT, final_row, iterations_done, protocol, seconds_of_iteration, train
 
 METHODS = {"digits": ("gan", "linear"), "cifar10": ("gan", "scores", "cost")}
 FEATURES = {"digits": "DigitFeatures", "cifar10": "ClassifierFeatures"}
@@ -42,22 +38,6 @@ def command(data: str, method: str, arguments: argparse.Namespace) -> list[str]:
         call += [f"--model.{player}.width={arguments.width}" for player in ("generator", "discriminator")]
         call += ["--data.batch_size", "32", *(["--data.source", arguments.source] if arguments.source else [])]
     return call
-
-
-def seconds_of_iteration(call: list[str]) -> float:
-    """Return the processor seconds of an iteration."""
-
-    def seconds(iterations: int) -> float:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        with tempfile.TemporaryDirectory() as folder:
-            program = [sys.executable, "-m", "pcgan_lightning.cli", "fit", *call, "--run_dir", f"{folder}/run"]
-            program += ["--trainer.max_steps", str(iterations)]
-            environment = os.environ | {"OMP_NUM_THREADS": "1"}
-            subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-    return (seconds(40) - seconds(10)) / 30
 
 
 def measured_seconds(arguments: argparse.Namespace) -> dict[str, float]:

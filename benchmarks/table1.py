@@ -10,6 +10,8 @@ scores every K iterations, prints the table and writes runs/table1/report.html. 
 200,000 iterations keeps its share of a shorter run: APC's interval (1,000) and the horizon of the generator's average
 (10,000).
 
+`--time` measures processor seconds of an iteration at (1, 1) and (5, 1) instead: the paper says "about 1/3".
+
 The plan of the third command, written down before its runs
 -----------------------------------------------------------
 The paper's claim is that SN-GAN fails with (1, 1) updates, with large condition numbers, and that preconditioning mends
@@ -31,7 +33,7 @@ from typing import Any
 import torch
 from results_file import save_result
 from table1_tables import METHODS, table1
-from training_runs import FEATURES, ROOT, final_row, protocol, train
+from training_runs import FEATURES, ROOT, final_row, protocol, seconds_of_iteration, train
 
 from pcgan_lightning.report import report
 
@@ -78,6 +80,14 @@ def command(arguments: argparse.Namespace, method: str, betas: tuple[float, floa
     return call
 
 
+def measured(arguments: argparse.Namespace, updates: str) -> float:
+    """Return the processor seconds of an iteration of SN with these updates, without scores."""
+    arguments = argparse.Namespace(**vars(arguments) | {"updates": updates, "accelerate": False})
+    call = command(arguments, "sn", arguments.betas[0], 0)
+    call = call[: call.index("--scores")]
+    return min(seconds_of_iteration(call) for _ in range(3))
+
+
 def parsed() -> argparse.Namespace:
     """Return the command line's arguments."""
     cuda = torch.cuda.is_available()
@@ -101,6 +111,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--accelerate", action=argparse.BooleanOptionalAction, default=cuda)
     parser.add_argument("--compile_mode", default="default")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "table1")
+    parser.add_argument(
+        "--time", action="store_true", help="measure the time of (1, 1) and (5, 1) updates, train nothing"
+    )
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/table1.json")
     arguments = parser.parse_args()
     default = (0.0, 0.9) if arguments.updates == "5-1" else (0.5, 0.999)
@@ -110,6 +123,13 @@ def parsed() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parsed()
+    if arguments.time:
+        seconds = {updates: measured(arguments, updates) for updates in ("1-1", "5-1")}
+        print(f"{seconds}, ratio {seconds['1-1'] / seconds['5-1']:.3f}")
+        if arguments.save:
+            settings = {key: getattr(arguments, key) for key in ("dataset", "widths", "batch_size")}
+            print("saved", save_result("table1_time", settings, seconds).name, file=sys.stderr)
+        return
     # Seed by seed, so that an early end leaves whole comparisons.
     keys = [(m, betas, seed) for seed in arguments.seeds for betas in arguments.betas for m in arguments.methods]
     runs = {key: arguments.runs / f"{key[0]}_betas{key[1][0]:g}_{key[2]}" for key in keys}

@@ -2,8 +2,10 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -80,6 +82,22 @@ def iterations_done(folder: Path) -> int:
     """Return the iterations of a run that ended by itself, 0 of one that was interrupted or never begun."""
     last = folder / LAST_CHECKPOINT
     return torch.load(last, map_location="cpu", weights_only=True)["global_step"] if last.exists() else 0
+
+
+def seconds_of_iteration(call: list[str]) -> float:
+    """Return the processor seconds of an iteration of a run: the difference between 40 and 10 iterations, over 30."""
+
+    def seconds(iterations: int) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        with tempfile.TemporaryDirectory() as folder:
+            program = [sys.executable, "-m", "pcgan_lightning.cli", "fit", *call, "--run_dir", f"{folder}/run"]
+            program += ["--trainer.max_steps", str(iterations)]
+            environment = os.environ | {"OMP_NUM_THREADS": "1"}
+            subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    return (seconds(40) - seconds(10)) / 30
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
