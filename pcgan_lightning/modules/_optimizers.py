@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Callable
-from typing import Optional
+from typing import Optional, Union
 
 import lightning.pytorch as pl
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -26,6 +27,11 @@ def make_optimizer(player: str, network: nn.Module, make: Callable[..., Optimize
     if not all(math.isfinite(rate) for rate in rates):
         raise ValueError(f"argument `{player}_optimizer` must have a finite learning rate, its `lr`, got {rates}")
     return optimizer
+
+
+def parameters_of(optimizer: Union[Optimizer, LightningOptimizer]) -> list[nn.Parameter]:
+    """Return all that an optimizer moves."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def make_scheduler(

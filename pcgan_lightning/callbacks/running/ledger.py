@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+TOGETHER = 2**18  # entries up to which copying them costs less than looking at each tensor
 _NOWHERE = 2**62  # a position behind all others
 
 
@@ -75,6 +76,11 @@ def extremes(tensors: list[Tensor]) -> Tensor:
         return torch.stack(torch._foreach_norm(tensors, ord=math.inf)).expand(2, -1)
     if len(tensors) == 1 and tensors[0].numel() == 1:  # a loss
         return tensors[0].clone().view(1, 1).expand(2, 1)
+    if tensors[0].is_cpu and sum(t.numel() for t in tensors) <= TOGETHER:
+        # Most often all are finite, and one look at a copy of them all, which need not be waited for, says so.
+        bounds = torch.stack(torch.aminmax(torch.cat([t.flatten() for t in tensors])))
+        if bool(bounds.isfinite().all()):
+            return bounds[:, None].expand(2, len(tensors))
     pairs = [torch.aminmax(t) for t in tensors]
     return torch.stack([p.min for p in pairs] + [p.max for p in pairs]).view(2, -1)
 
