@@ -6,14 +6,14 @@ import math
 import pytest
 import torch
 from helpers.short_fits import History, fit, recorded, sgd, small_game, small_simultaneous_game
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
-from pcgan_lightning.callbacks import FixedPreconditioning
+from pcgan_lightning.callbacks import FixedPreconditioning, GANProgressBar
 from pcgan_lightning.data import ImageDataModule
 from pcgan_lightning.games import JARE
 from pcgan_lightning.losses import GradientPenalty, LeastSquaresLoss, WassersteinLoss
@@ -22,6 +22,27 @@ from pcgan_lightning.modules._processes import Share
 from pcgan_lightning.networks import CNNDiscriminator, MLPDiscriminator, MLPGenerator
 from pcgan_lightning.optim import NSGDA, LinearDecay
 from pcgan_lightning.spectra import precondition, preconditioners
+
+
+class Watch(Callback):
+    """Keeps what callbacks and bars could read after each iteration."""
+
+    def __init__(self):
+        self.found, self.shown = [], []
+
+    def on_train_batch_end(self, trainer, *_):
+        self.found.append(trainer.callback_metrics["loss/generator"])
+        self.shown.append(trainer.progress_bar_metrics.get("loss/generator"))
+
+
+@pytest.mark.parametrize(("bar", "drawn"), [(GANProgressBar(2), {2, 4, 5}), (TQDMProgressBar(), {1, 2, 3, 4, 5})])
+def test_losses_are_there_for_callbacks_always_and_for_bars_when_drawn(tmp_path, bar, drawn):
+    watch = Watch()
+    fit(tmp_path, small_game(**sgd()), 5, watch, bar, enable_progress_bar=True)
+    assert len({loss.item() for loss in watch.found}) == 5
+    assert not any(loss.requires_grad for loss in watch.found)
+    fresh = {n for n in range(1, 6) if watch.shown[n - 1] == watch.found[n - 1].item()}
+    assert fresh == drawn
 
 
 @pytest.mark.parametrize(
