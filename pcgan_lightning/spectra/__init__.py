@@ -14,6 +14,7 @@ from pcgan_lightning.spectra.convolutions import (
 )
 from pcgan_lightning.spectra.lipschitz import LipschitzBound, lipschitz_bound
 from pcgan_lightning.spectra.matrices import weight_layers
+from pcgan_lightning.spectra.minimax import fit_minimax
 from pcgan_lightning.spectra.pc_layer import Preconditioner, original_weight, preconditioners
 from pcgan_lightning.spectra.polynomials import (
     PUBLISHED_CUTOFFS,
@@ -63,6 +64,7 @@ __all__ = [
     "convolution_singular_values",
     "d_optimal_penalty",
     "extreme_singular_values",
+    "fit_minimax",
     "fit_polynomial",
     "fitted_cutoff",
     "input_sizes",

@@ -7,7 +7,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Optional, Union
+from typing import NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor
@@ -164,13 +164,54 @@ def fit_polynomial(
         ValueError: for an even or non-positive degree, an empty interval, a negative exponent, too few points or too
             large a slope.
     """
+    if weight_exponent < 0:
+        raise ValueError(f"argument `weight_exponent` must be at least 0, got {weight_exponent}")
+    problem = fit_problem(target, degree, interval, fix_one, points, minimum_slope)
+    root_weight = problem.x ** (weight_exponent / 2)
+    matrix, right = root_weight[:, None] * problem.basis, root_weight * problem.right
+    # A single free-standing term under the constraint leaves nothing to fit: g(x) = x.
+    solution = torch.linalg.lstsq(matrix, right[:, None]).solution[:, 0]
+    slopes, known = problem.slopes, problem.known_slope
+    if minimum_slope is not None and (slopes @ solution + known).min() < minimum_slope:
+        solution = _bounded_least_squares(matrix, right, slopes, minimum_slope - known)
+    return problem.polynomial(solution)
+
+
+class FitProblem(NamedTuple):
+    r"""A fit on equally spaced points as a linear problem: of the unknowns c, ``basis @ c`` shall be near ``right``.
+
+    The slope of g is ``slopes @ c + known_slope``. With :math:`g(1) = 1` imposed, :math:`c_0` is none of the unknowns.
+    """
+
+    x: Tensor
+    basis: Tensor
+    right: Tensor
+    slopes: Tensor
+    known_slope: Tensor
+    fix_one: bool
+
+    def polynomial(self, unknowns: Tensor) -> Polynomial:
+        """Return g."""
+        coefficients = unknowns.tolist()
+        if self.fix_one:
+            coefficients.insert(0, 1.0 - sum(coefficients))
+        return Polynomial(tuple(coefficients))
+
+
+def fit_problem(
+    target: "float | Callable[[Tensor], Tensor]",
+    degree: int,
+    interval: tuple[float, float],
+    fix_one: bool,
+    points: int,
+    minimum_slope: Optional[float],
+) -> FitProblem:
+    """Return what :func:`fit_polynomial` and :func:`fit_minimax` share, checked."""
     if degree < 1 or degree % 2 == 0:
         raise ValueError(f"argument `degree` must be odd and positive, got {degree}")
     lower, upper = interval
     if not 0.0 <= lower < upper:
         raise ValueError(f"argument `interval` must satisfy 0 <= lower < upper, got {interval}")
-    if weight_exponent < 0:
-        raise ValueError(f"argument `weight_exponent` must be at least 0, got {weight_exponent}")
     terms = (degree + 1) // 2
     if points <= terms:
         raise ValueError(f"argument `points` must be more than {terms} for degree {degree}, got {points}")
@@ -180,23 +221,12 @@ def fit_polynomial(
 
     x = torch.linspace(lower, upper, points, dtype=torch.float64)
     powers = torch.arange(1, degree + 1, 2)
-    basis, residual = x[:, None] ** powers, f(x)  # [points, terms], [points]
+    basis, right = x[:, None] ** powers, f(x)  # [points, terms], [points]
     slopes = powers * x[:, None] ** (powers - 1)
-    known = torch.zeros(points, dtype=torch.float64)  # the slope of what is left out of the unknowns
-    if fix_one:
-        # Eliminate c0 = 1 - c1 - ... - ck, so that the constraint holds exactly.
-        basis, residual = basis[:, 1:] - basis[:, :1], residual - x
-        slopes, known = slopes[:, 1:] - slopes[:, :1], slopes[:, 0]
-    root_weight = x ** (weight_exponent / 2)
-    matrix, right = root_weight[:, None] * basis, root_weight * residual
-    # A single free-standing term under the constraint leaves nothing to fit: g(x) = x.
-    solution = torch.linalg.lstsq(matrix, right[:, None]).solution[:, 0]
-    if minimum_slope is not None and (slopes @ solution + known).min() < minimum_slope:
-        solution = _bounded_least_squares(matrix, right, slopes, minimum_slope - known)
-    coefficients = solution.tolist()
-    if fix_one:
-        coefficients.insert(0, 1.0 - sum(coefficients))
-    return Polynomial(tuple(coefficients))
+    if not fix_one:
+        return FitProblem(x, basis, right, slopes, torch.zeros(points, dtype=torch.float64), fix_one)
+    # Eliminate c0 = 1 - c1 - ... - ck, so that the constraint holds exactly.
+    return FitProblem(x, basis[:, 1:] - basis[:, :1], right - x, slopes[:, 1:] - slopes[:, :1], slopes[:, 0], fix_one)
 
 
 def _bounded_least_squares(matrix: Tensor, right: Tensor, bounded: Tensor, bounds: Tensor) -> Tensor:
