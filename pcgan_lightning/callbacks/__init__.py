@@ -11,6 +11,7 @@ from pcgan_lightning.callbacks.monitors import (
     Monitor,
     SampleGridLogger,
     ScoreLogger,
+    SpectralNormLogger,
     SpectrumLogger,
 )
 from pcgan_lightning.callbacks.preconditioning import (
@@ -52,6 +53,7 @@ __all__ = [
     "SVDParametrization",
     "SampleGridLogger",
     "ScoreLogger",
+    "SpectralNormLogger",
     "SpectrumLogger",
     "StopOnSignal",
 ]

@@ -10,6 +10,7 @@ from pcgan_lightning.callbacks.monitors.modes import ModeLogger
 from pcgan_lightning.callbacks.monitors.monitor import Monitor
 from pcgan_lightning.callbacks.monitors.samples import SampleGridLogger
 from pcgan_lightning.callbacks.monitors.scores import ScoreLogger
+from pcgan_lightning.callbacks.monitors.spectral_norm import SpectralNormLogger
 from pcgan_lightning.callbacks.monitors.spectrum import SpectrumLogger
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "Monitor",
     "SampleGridLogger",
     "ScoreLogger",
+    "SpectralNormLogger",
     "SpectrumLogger",
 ]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pcgan_lightning.spectra.convolutions.norms import power_iterate, random_images, weight_gradient
+from pcgan_lightning.spectra.convolutions.norms import convolution_norm, power_iterate, random_images, weight_gradient
 from pcgan_lightning.spectra.convolutions.operator import ConvolutionOperator
 from pcgan_lightning.spectra.matrices import MatrixLayout
 from pcgan_lightning.spectra.pc_layer import Preconditioner
@@ -67,6 +67,11 @@ class OperatorPreconditioner(Preconditioner):
         r"""Return the estimate :math:`\max_{groups} u^\top W v` of the operator's norm, a scalar."""
         norm = (self.gradient.to(matrices.dtype) * matrices).sum((1, 2)).amax()
         return norm.detach() if self.held else norm
+
+    @torch.no_grad()
+    def exact_norm(self, weight: Tensor) -> Tensor:
+        """Return what :meth:`spectral_norm` estimates, the norm of the convolution on images, a scalar."""
+        return convolution_norm(weight, self.operator)
 
     def hold(self, held: bool) -> None:
         """Make the norm a constant for the gradient, or not."""
