@@ -1,4 +1,4 @@
-"""Residual networks of pre-activation blocks (Miyato et al., 2018).
+"""Residual networks of pre-activation blocks (Miyato et al., 2018), and how the PC-GAN authors' code departs from them.
 
 ``width`` is the number of channels at the finest resolution; each coarser block has ``growth`` times as many.
 """
@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, interpolate, relu
+from torch.nn.functional import avg_pool2d, interpolate, leaky_relu, relu
 
-from pcgan_lightning.arguments import RecordsArguments, require_at_least, require_one_of
+from pcgan_lightning.arguments import RecordsArguments, require_at_least, require_not_negative, require_one_of
 from pcgan_lightning.networks._common import (
     Initialization,
     initialize,
@@ -56,7 +56,7 @@ class ResNetGenerator(RecordsArguments, nn.Module):
     """Map latents ``[N, latent_dim]`` to images ``[N, channels, image_size, image_size]`` in [-1, 1].
 
     A linear layer makes the coarsest feature map, 4x4 (6x6 for 48 pixels); residual blocks double its size up
-    to the full one; batch normalisation, ReLU, a 3x3 convolution and tanh make the image. At 32 pixels all
+    to the full one; batch normalisation, ReLU, a convolution and tanh make the image. At 32 pixels all
     blocks have ``width`` channels, at other sizes each has half the channels of the one before.
 
     Args:
@@ -68,6 +68,8 @@ class ResNetGenerator(RecordsArguments, nn.Module):
         initialization: distribution of the initial weights, "xavier_uniform" (gain sqrt(2) on the 3x3
             convolutions of the blocks, 1 elsewhere), "orthogonal" or "normal" (standard deviation 0.02).
             Default: "xavier_uniform".
+        upsampling: of the blocks, "nearest" or "bilinear"; the latter in the PC-GAN authors' code. Default: "nearest".
+        image_kernel_size: of the convolution that makes the image; 1 in the PC-GAN authors' code, else 3. Default: 3.
 
     Attributes:
         latent_dim: size of a latent vector.
@@ -82,11 +84,15 @@ class ResNetGenerator(RecordsArguments, nn.Module):
         latent_dim: int = 128,
         width: Optional[int] = None,
         initialization: Initialization = "xavier_uniform",
+        upsampling: Literal["nearest", "bilinear"] = "nearest",
+        image_kernel_size: Literal[1, 3] = 3,
     ) -> None:
         super().__init__()
         plan = select_plan(_GENERATOR_PLANS, image_size)
         width = plan.width if width is None else width
         require_at_least(1, channels=channels, latent_dim=latent_dim, width=width)
+        require_one_of(("nearest", "bilinear"), upsampling=upsampling)
+        require_one_of((1, 3), image_kernel_size=image_kernel_size)
         self.latent_dim = latent_dim
         self.image_shape = (channels, image_size, image_size)
 
@@ -94,10 +100,10 @@ class ResNetGenerator(RecordsArguments, nn.Module):
         widths = [width * plan.growth**level for level in reversed(range(plan.blocks + 1))]
         self.coarsest_shape = (widths[0], coarsest, coarsest)
         self.linear = nn.Linear(latent_dim, widths[0] * coarsest**2)
-        blocks = [_UpBlock(coarse, fine) for coarse, fine in pairwise(widths)]
+        blocks = [_UpBlock(coarse, fine, upsampling) for coarse, fine in pairwise(widths)]
         self.blocks = nn.Sequential(*blocks)
         self.norm = nn.BatchNorm2d(width)
-        self.to_image = nn.Conv2d(width, channels, 3, padding=1)
+        self.to_image = nn.Conv2d(width, channels, image_kernel_size, padding=image_kernel_size // 2)
         initialize(self, initialization, boosted=_inner_convolutions(blocks))
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -110,7 +116,7 @@ class ResNetGenerator(RecordsArguments, nn.Module):
 class ResNetDiscriminator(RecordsArguments, nn.Module):
     """Map images ``[N, channels, image_size, image_size]`` to raw scores ``[N]``.
 
-    Residual blocks, then ReLU, the sum or mean over all positions and a linear layer. At 32 pixels two blocks that
+    Residual blocks, then a ReLU, the sum or mean over all positions and a linear layer. At 32 pixels two blocks that
     halve the resolution come before two that keep it, all of ``width`` channels. At other sizes each block
     has twice the channels of the one before and halves the resolution, except for the last one at 64 pixels
     and from 128 on, which keeps its 4x4.
@@ -124,6 +130,8 @@ class ResNetDiscriminator(RecordsArguments, nn.Module):
             convolutions of the blocks, 1 elsewhere), "orthogonal" or "normal" (standard deviation 0.02).
             Default: "xavier_uniform".
         pooling: "sum" over all positions (Miyato et al., 2018) or "mean" (Gulrajani et al., 2017). Default: "sum".
+        negative_slope: of leaky ReLUs in the place of all ReLUs; 0.1 in the PC-GAN authors' code. Default: 0.
+        linear_bias: whether the linear layer has a bias; not in the PC-GAN authors' code. Default: True.
 
     Attributes:
         image_shape: ``(channels, image_size, image_size)``.
@@ -137,38 +145,43 @@ class ResNetDiscriminator(RecordsArguments, nn.Module):
         width: Optional[int] = None,
         initialization: Initialization = "xavier_uniform",
         pooling: Literal["sum", "mean"] = "sum",
+        negative_slope: float = 0.0,
+        linear_bias: bool = True,
     ) -> None:
         super().__init__()
         plan = select_plan(_DISCRIMINATOR_PLANS, image_size)
         width = plan.width if width is None else width
         require_at_least(1, channels=channels, width=width)
         require_one_of(("sum", "mean"), pooling=pooling)
+        require_not_negative(negative_slope=negative_slope)
         self.image_shape = (channels, image_size, image_size)
         self.pooling = pooling
+        self.negative_slope = negative_slope
 
         widths = [channels, *(width * plan.growth**level for level in range(plan.blocks))]
         blocks = [
-            _DownBlock(*pair, downsample=index < plan.halvings, first=index == 0)
+            _DownBlock(*pair, negative_slope, downsample=index < plan.halvings, first=index == 0)
             for index, pair in enumerate(pairwise(widths))
         ]
         self.blocks = nn.Sequential(*blocks)
-        self.linear = nn.Linear(widths[-1], 1)
+        self.linear = nn.Linear(widths[-1], 1, bias=linear_bias)
         initialize(self, initialization, boosted=_inner_convolutions(blocks))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return raw scores ``[N]`` for images ``[N, *image_shape]``."""
         require_shape("images", images, self.image_shape)
-        features = relu(self.blocks(images))
+        features = _activate(self.blocks(images), self.negative_slope)
         features = features.sum(dim=(2, 3)) if self.pooling == "sum" else features.mean(dim=(2, 3))
         scores: Tensor = self.linear(features)  # [N, 1]
         return scores.squeeze(1)
 
 
 class _UpBlock(nn.Module):
-    """Residual block of a generator: doubles the resolution by nearest-neighbour upsampling."""
+    """Residual block of a generator: doubles the resolution."""
 
-    def __init__(self, channels_in: int, channels_out: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, upsampling: str) -> None:
         super().__init__()
+        self.upsampling = upsampling
         # No biases: the batch normalisations after them, inside the block and at the end of the shortcuts'
         # path, would cancel them, and leave rounding noise as their gradient for nSGDA to blow up.
         self.norm1 = nn.BatchNorm2d(channels_in)
@@ -178,10 +191,13 @@ class _UpBlock(nn.Module):
         self.shortcut = nn.Conv2d(channels_in, channels_out, 1, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        residual: Tensor = self.conv1(_upsample(relu(self.norm1(features))))
+        residual: Tensor = self.conv1(self.upsample(relu(self.norm1(features))))
         residual = self.conv2(relu(self.norm2(residual)))
         # A 1x1 convolution commutes with upsampling, and costs a quarter before it.
-        return residual + _upsample(self.shortcut(features))
+        return residual + self.upsample(self.shortcut(features))
+
+    def upsample(self, features: Tensor) -> Tensor:
+        return interpolate(features, scale_factor=2.0, mode=self.upsampling)
 
 
 class _DownBlock(nn.Module):
@@ -190,8 +206,11 @@ class _DownBlock(nn.Module):
     The first block sees an image, not features: no ReLU comes before it, and it widens at once.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, *, downsample: bool, first: bool) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, negative_slope: float, *, downsample: bool, first: bool
+    ) -> None:
         super().__init__()
+        self.negative_slope = negative_slope
         self.downsample = downsample
         self.first = first
         channels_hidden = channels_out if first else channels_in
@@ -202,16 +221,16 @@ class _DownBlock(nn.Module):
             self.shortcut = nn.Conv2d(channels_in, channels_out, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        hidden = self.conv1(features if self.first else relu(features))
-        residual: Tensor = self.conv2(relu(hidden))
+        hidden = self.conv1(features if self.first else _activate(features, self.negative_slope))
+        residual: Tensor = self.conv2(_activate(hidden, self.negative_slope))
         if self.downsample:
             # A 1x1 convolution commutes with average pooling, and costs a quarter after it.
             residual, features = avg_pool2d(residual, 2), avg_pool2d(features, 2)
         return residual + self.shortcut(features)
 
 
-def _upsample(features: Tensor) -> Tensor:
-    return interpolate(features, scale_factor=2.0, mode="nearest")
+def _activate(features: Tensor, negative_slope: float) -> Tensor:
+    return leaky_relu(features, negative_slope) if negative_slope else relu(features)
 
 
 def _inner_convolutions(blocks: Iterable[_UpBlock | _DownBlock]) -> set[nn.Module]:

@@ -158,6 +158,16 @@ def test_betas_are_one_line(fit_parser, name, betas):
         assert model[f"{player}_scheduler"]["class_path"].endswith("LinearDecay")  # what it does not name stays
 
 
+def test_the_authors_networks_are_one_line(fit_parser):
+    experiment, variants = FOLDER / "pcgan" / "stl10_resnet_1-1_sn.yaml", FOLDER / "shared" / "resnet_authors.yaml"
+    parsed = fit_parser.parse_args(["--config", str(experiment), "--config", str(variants)])
+    model = yaml.safe_load(fit_parser.dump(parsed, skip_none=False))["model"]["init_args"]
+    generator, discriminator = model["generator"]["init_args"], model["discriminator"]["init_args"]
+    assert (generator["upsampling"], generator["image_kernel_size"], generator["image_size"]) == ("bilinear", 1, 48)
+    found = discriminator["negative_slope"], discriminator["linear_bias"], discriminator["image_size"]
+    assert found == (0.1, False, 48)
+
+
 @pytest.mark.parametrize("config", covering(NSGDA), ids=lambda p: p.stem)
 def test_nsgda_config_parses(config, resolve):
     """WGAN-GP as Gulrajani et al. train it, or DCGAN, with the optimizer that the name says for both players."""
