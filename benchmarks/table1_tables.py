@@ -1,4 +1,4 @@
-"""The table of benchmarks/table1.py, in Markdown."""
+"""The tables of benchmarks/table1.py and table2.py, in Markdown."""
 
 from collections.abc import Iterable
 from statistics import mean, stdev
@@ -16,7 +16,7 @@ METHODS = {
     "apc-goal": "APC, goal 5",
     "svd": "SVD",
 }
-# Table 1, (1, 1) updates: FID; max, second max and mean modified condition number.
+# Tables 1 and 2, (1, 1) updates: FID; max, second max and mean modified condition number.
 PUBLISHED = {
     "cifar10": {
         "sn": (77.82, 113.55, 19.46, 17.77),
@@ -30,6 +30,36 @@ PUBLISHED = {
         "fpc7": (34.28, 2.55, 2.72, 1.53),
         "apc": (34.08, 6.79, 6.47, 3.90),
     },
+    "lsun_bedroom_128": {
+        "sn": (53.48, 5.00, 2.20, 2.14),
+        "fpc3": (51.05, 1.23, 1.15, 1.09),
+        "apc": (45.32, 2.75, 2.40, 1.82),
+        "svd": (50.92, 1.75, 1.55, 1.46),
+    },
+    "lsun_bedroom_256": {
+        "sn": (81.09, 26.19, 6.02, 6.45),
+        "fpc3": (35.61, 3.04, 2.03, 1.64),
+        "apc": (31.17, 4.35, 2.80, 2.18),
+        "svd": (36.89, 2.76, 2.18, 1.82),
+    },
+    "lsun_living_room_256": {
+        "sn": (193.75, 66.87, 9.86, 13.54),
+        "fpc3": (28.20, 2.95, 2.91, 1.64),
+        "apc": (28.29, 3.99, 3.63, 2.23),
+        "svd": (32.79, 2.00, 1.95, 1.60),
+    },
+    "lsun_tower_256": {
+        "sn": (33.10, 12.75, 3.48, 3.50),
+        "fpc3": (30.81, 2.43, 1.45, 1.33),
+        "apc": (29.58, 3.38, 2.53, 1.91),
+        "svd": (35.05, 2.83, 2.36, 1.85),
+    },
+}
+# By the data set's first word: widths (of LSUN the authors tell channels at 4x4), and where step sizes decay.
+PAPER = {
+    "cifar10": ("widths 256/128", "second half"),
+    "stl10": ("widths 64/64", "last quarter"),
+    "lsun": ("512 channels at 4x4", "last three quarters"),
 }
 CONDITIONS = ("max", "second_max", "mean")
 
@@ -100,15 +130,16 @@ def comparisons(rows: list[dict[str, Any]], score: str) -> list[str]:
 
 def note(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
     """Return in words how these runs differ from the published ones."""
-    widths = "/".join(map(str, settings["widths"]))
+    widths = "/".join(map(str, settings["widths"])) if settings["widths"] else "of the configuration"
+    published, decay = PAPER[settings["dataset"].partition("_")[0]]
     text = (
         f"Here: {settings['dataset']}, ({settings['updates'].replace('-', ', ')}) updates, widths {widths}, batch "
         f"{settings['batch_size']}, {settings['iterations']:,} iterations at most; the last scores and condition "
         "numbers of each run, mean and standard deviation over seeds, condition numbers after the polynomial. "
-        "Published: widths 256/128, batch 64, 200,000 iterations, FID with Inception features. APC's interval and the "
+        f"Published: {published}, batch 64, 200,000 iterations, FID with Inception features. APC's interval and the "
         f"horizon of the generator's average keep their share of the run: {settings['apc_interval']:,} and "
-        f"{settings['iterations'] / 20:,.0f} iterations. So does the linear decay of the step sizes, over the second "
-        "half. The averaged generator is scored."
+        f"{settings['iterations'] / 20:,.0f} iterations. So does the linear decay of the step sizes, over the "
+        f"{decay}. The averaged generator is scored."
     )
     if settings["accelerate"]:
         text += " Here in bf16 autocast, compiled, with fused Adam."

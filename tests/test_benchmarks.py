@@ -81,6 +81,46 @@ def test_table1_goes_on_where_it_was_killed(table1, tmp_path):
     assert "$ pcgan" not in said, "what is finished is not trained again"
 
 
+def test_table2_on_a_folder_of_images(tmp_path):
+    """LSUN itself is not here: as many images as FID wants, small networks, one method of the paper."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (200, 130, 150, 3), dtype=np.uint8)):
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    arguments = (
+        *("--dataset", "lsun_bedroom_128", "--source", folder, "--methods", "svd", "--iterations", 2, "--widths", 1, 1),
+        *("--batch_size", 4, "--count", 200, "--scores", "fid", "--evaluate_every", 2),
+        *("--runs", tmp_path / "runs", "--no-accelerate"),
+    )
+    command = [sys.executable, ROOT / "benchmarks" / "table2.py", *map(str, arguments)]
+    environment = os.environ | {"PCGAN_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr + (tmp_path / "runs" / "svd_betas0.5_0" / "log.txt").read_text()
+    (row,) = [line for line in done.stdout.splitlines() if line.startswith("| SVD |")]
+    conditions = [float(cell) for cell in row.split("|")[5:8]]
+    assert conditions[0] >= conditions[1] >= 1
+    assert row.endswith("| 50.92; 1.75, 1.55, 1.46 |")
+    assert "Here: lsun_bedroom_128, (1, 1) updates, widths 1/1, batch 4, 2 iterations" in done.stdout
+    assert (tmp_path / "runs" / "report.html").is_file()
+
+
+def test_every_run_of_table2_has_a_configuration(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    runs, datasets = importlib.import_module("method_runs"), importlib.import_module("table2").DATASETS
+    published = importlib.import_module("table1_tables").PUBLISHED
+    parser = argparse.ArgumentParser()
+    runs.add_arguments(parser)
+    arguments = parser.parse_args([])
+    assert len(datasets) == 4
+    for dataset in datasets:
+        assert set(published[dataset]) == {"sn", "fpc3", "apc", "svd"}
+        for method in arguments.methods:
+            call = runs.command(arguments, dataset, method, (0.5, 0.999), 0)
+            files = [value for value in call if value.endswith(".yaml")]
+            assert all((ROOT / value).is_file() for value in files), files
+            assert f"configs/pcgan/{dataset}_" in files[0]
+
+
 def test_mixture_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     """Two calls end where one does, weight by weight; what is finished is not trained again."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
