@@ -195,8 +195,8 @@ class TwoPlayerModule(GameModule, ABC):
         self.trainer.callback_metrics.update({name: value.detach() for name, value in metrics.items()})
         if self._bar_is_due():
             losses = {name: value for name, value in metrics.items() if name.startswith("loss/")}
-            values = torch.stack([*losses.values()]).tolist()
-            self.trainer.progress_bar_metrics.update(zip(losses, values, strict=True))
+            shown = torch.stack([*losses.values()]).tolist()
+            self.trainer.progress_bar_metrics.update(zip(losses, shown, strict=True))
         interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it later
         if interval and self.global_step % interval == 0:
             (means,) = mean_over_processes(self.trainer, [torch.stack(list(metrics.values()))])
