@@ -19,6 +19,7 @@ from pcgan_lightning.games import PLAYERS, Player
 from pcgan_lightning.losses import AdversarialLoss
 from pcgan_lightning.modules._averaging import MovingAverage
 from pcgan_lightning.modules._game import GameModule, check_same_shape
+from pcgan_lightning.modules._metrics import publish
 from pcgan_lightning.modules._optimizers import make_optimizer, make_scheduler, parameters_of
 from pcgan_lightning.modules._options import Asked, apply_changes, check_changes, options_of
 from pcgan_lightning.modules._processes import Share, mean_over_processes, shares_of
@@ -183,34 +184,11 @@ class TwoPlayerModule(GameModule, ABC):
         return self._streams.draw(torch.rand, share)
 
     def _end_iteration(self, metrics: Mapping[str, Tensor]) -> None:
-        """Step the schedulers and log the metrics, scalars weighed by this process's share, at this iteration's number.
-
-        They go to the loggers at once, not after the iteration as Lightning would have it: a checkpoint of this
-        iteration must not be ahead of them, or a run that is killed then goes on with a gap.
-        """
+        """Step the schedulers and publish the metrics, scalars weighed by this process's share."""
         schedulers: Any = self.lr_schedulers() or []  # none of them needs a metric, see `make_scheduler`
         for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
             scheduler.step()
-        # What `self.log` would do for this iteration, at a hundredth of its time.
-        self.trainer.callback_metrics.update({name: value.detach() for name, value in metrics.items()})
-        if self._bar_is_due():
-            losses = {name: value for name, value in metrics.items() if name.startswith("loss/")}
-            shown = torch.stack([*losses.values()]).tolist()
-            self.trainer.progress_bar_metrics.update(zip(losses, shown, strict=True))
-        interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it later
-        if interval and self.global_step % interval == 0:
-            (means,) = mean_over_processes(self.trainer, [torch.stack(list(metrics.values()))])
-            values = dict(zip(metrics, means.tolist(), strict=True))
-            for logger in self.trainer.loggers:
-                logger.log_metrics(values, step=self.global_step)
-
-    def _bar_is_due(self) -> bool:
-        """Return whether a progress bar may show this iteration's losses, for which the device would be waited for."""
-        bar = self.trainer.progress_bar_callback
-        if bar is None:
-            return False
-        last = self.global_step == self.trainer.max_steps or self.trainer.should_stop
-        return last or self.global_step % getattr(bar, "refresh_every_n_steps", 1) == 0
+        publish(self.trainer, metrics)
 
     @override
     def log(
