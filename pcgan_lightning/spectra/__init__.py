@@ -12,6 +12,12 @@ from pcgan_lightning.spectra.convolutions import (
     power_iterate,
     reshaped_norm_bound,
 )
+from pcgan_lightning.spectra.linear_networks import (
+    Descent,
+    SpectralRegion,
+    gradient_descent,
+    linear_network,
+)
 from pcgan_lightning.spectra.lipschitz import LipschitzBound, lipschitz_bound
 from pcgan_lightning.spectra.matrices import weight_layers
 from pcgan_lightning.spectra.minimax import fit_minimax
@@ -48,12 +54,14 @@ __all__ = [
     "PUBLISHED_CUTOFFS",
     "PUBLISHED_POLYNOMIALS",
     "ConvolutionOperator",
+    "Descent",
     "InputShape",
     "LayerChoice",
     "LipschitzBound",
     "Norm",
     "Polynomial",
     "Preconditioner",
+    "SpectralRegion",
     "View",
     "as_polynomial",
     "chosen_layers",
@@ -67,7 +75,9 @@ __all__ = [
     "fit_minimax",
     "fit_polynomial",
     "fitted_cutoff",
+    "gradient_descent",
     "input_sizes",
+    "linear_network",
     "lipschitz_bound",
     "match_preconditioning",
     "modified_condition_number",
