@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pcgan_lightning.arguments import require_at_least
+from pcgan_lightning.spectra.power_iterations import power_iteration
 from pcgan_lightning.spectra.shared_weights import shared_weights
 
 
@@ -119,7 +120,8 @@ class Descent:
     @property
     def bound(self) -> Tensor:
         r"""What the theorem promises as long as the weights are in R: :math:`(1 - \mu/\beta)^k \|e(0)\|^2`."""
-        return self.errors[0] * (torch.arange(len(self.errors)) * math.log1p(-self.mu / self.beta)).exp()
+        count = torch.arange(len(self.errors), dtype=self.errors.dtype)
+        return self.errors[0] * (count * math.log1p(-self.mu / self.beta)).exp()
 
     def violations(self) -> list[int]:
         """Return every k up to which the weights were in R, and for which (2) is false by more than rounding."""
@@ -158,12 +160,13 @@ def gradient_descent(
     Raises:
         ValueError: for arguments that do not fit one another, or linearly dependent samples.
     """
+    require_at_least(0, iterations=iterations)
     _check(network, inputs, targets)
     region = region or SpectralRegion.around(network)
     if len(region.bounds) != len(network):
         raise ValueError(f"argument `region` must have bounds for {len(network)} layers, got {len(region.bounds)}")
     beta, mu = region.constants(inputs, (network(inputs) - targets).detach())
-    optimizer = torch.optim.SGD(network.parameters(), lr=1 / beta)
+    parameters = list(network.parameters())
     errors: list[float] = []
     left: Optional[int] = None
     for k in range(iterations + 1):
@@ -174,9 +177,11 @@ def gradient_descent(
         errors.append(error.square().sum().item())
         if k == iterations or errors[k] <= until * errors[0]:
             break
-        optimizer.zero_grad()
-        (error.square().sum() / 2).backward()
-        optimizer.step()
+        gradients = torch.autograd.grad(error.square().sum() / 2, parameters)
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.sub_(gradient, alpha=1 / beta)
+        power_iteration(network)  # of PC-layers, as after an optimizer's update
     scale = inputs.norm().item() * math.prod(upper for _, upper in region.bounds) + targets.norm().item()
     rounding = len(network) * torch.finfo(inputs.dtype).eps * scale
     return Descent(beta, mu, torch.tensor(errors, dtype=torch.float64), left, rounding)
