@@ -21,6 +21,7 @@ from mode_coverage_tables import mode_coverage, mode_coverage_short
 from results_file import RESULTS
 from settings_matrix import settings_matrix
 from table1_tables import table1
+from theorem1_tables import theorem1
 
 ROOT = Path(__file__).parents[1]
 GAME_METHODS = {"simgd": "SimGD", "conopt": "ConOpt", "jare": "JARE"}
@@ -205,6 +206,7 @@ TABLES = {function.__name__: function for function in (*_OF_RUNS, *_OF_TIMES)} |
     "mode_coverage": mode_coverage,
     "mode_coverage_short": mode_coverage_short,
     "operator_normalization": operator_normalization,
+    "theorem1": theorem1,
 }
 
 
