@@ -25,10 +25,10 @@ def theorem1(content: dict[str, Any]) -> list[str]:
         f"R. Seeds {', '.join(map(str, sorted({row['seed'] for row in rows})))}: the range, where they differ."
     )
     found = (
-        f"Without PC-layers (2) is violated at {_counts(plain)} updates in R of {len(plain)} random settings, where the "
-        f"smallest decrease is {nearest:.2f} times the promised one, and at {_counts(bare)} of the runs above. With FPC-7, "
-        f"which the theorem does not cover, it is violated in {violated} of the {len(effective)} random settings, at "
-        f"{_counts(effective)} updates."
+        f"Without PC-layers (2) is violated at {_counts(plain)} updates in R of {len(plain)} random settings, where "
+        f"the smallest decrease is {nearest:.2f} times the promised one, and at {_counts(bare)} of the runs above. "
+        f"With FPC-7, which the theorem does not cover, it is violated in {violated} of the {len(effective)} random "
+        f"settings, at {_counts(effective)} updates."
     )
     return markdown(["depth", "condition number", *methods], lines, note, found)
 

@@ -8,7 +8,14 @@ import torch
 from helpers import ROOT
 from torch import nn
 
-from pcgan_lightning.spectra import Descent, SpectralRegion, gradient_descent, linear_network, precondition
+from pcgan_lightning.spectra import (
+    Descent,
+    SpectralRegion,
+    gradient_descent,
+    linear_network,
+    precondition,
+    preconditioners,
+)
 
 WIDTHS = (6, 8, 9, 3)
 
@@ -84,6 +91,17 @@ def test_with_pc_layers_it_follows_the_gradient_by_the_underlying_weights():
     run = gradient_descent(network, inputs, targets, 1)
     for old, new, slope in zip(before, network.parameters(), numerical, strict=True):
         assert ((old - new)[1, 2] * run.beta).item() == pytest.approx(slope.item(), rel=1e-6, abs=1e-8)
+
+
+def test_the_singular_vectors_of_pc_layers_follow_their_weights():
+    """By one power iteration after each update."""
+    network, (inputs, targets) = precondition(linear_network(WIDTHS, 5.0), 7, "all"), samples()
+    before = [p.v.numpy().copy()[0] for p in preconditioners(network).values()]
+    gradient_descent(network, inputs, targets, 1)
+    for old, new, weight in zip(before, preconditioners(network).values(), network.parameters(), strict=True):
+        moved = weight.detach().numpy().T @ weight.detach().numpy() @ old
+        np.testing.assert_allclose(new.v.numpy()[0], moved / np.linalg.norm(moved), atol=1e-14)
+        assert abs(new.v.numpy()[0] - old).max() > 1e-6
 
 
 def violated(monkeypatch, seeds, iterations):
