@@ -179,3 +179,21 @@ def test_a_kill_at_a_file_operation_changes_nothing(tmp_path):
     assert f" write {CHECKPOINT}: bit-identical\n" in done.stdout
     assert "| 2 | 2 of 2 |" in done.stdout
     assert "1 times by SIGKILL" in done.stdout
+
+
+def test_theorem1(tmp_path, monkeypatch):
+    """What it saves is what the table says, and there is a picture."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    script, table = importlib.import_module("theorem1"), importlib.import_module("theorem1_tables").theorem1
+    monkeypatch.setattr(importlib.import_module("results_file"), "RESULTS", tmp_path)
+    monkeypatch.setattr(script, "PICTURE", tmp_path / "picture.png")
+    sizes = "--random 4 --random_iterations 5 --depths 2 --conditions 1 10 --iterations 70 --save"
+    monkeypatch.setattr(sys, "argv", ["theorem1.py", *sizes.split()])
+    script.main()
+    content = json.loads((tmp_path / "theorem1.json").read_text())
+    row = next(row for row in content["result"]["curves"] if (row["condition"], row["method"]) == (10, "FPC-7"))
+    lines = table(content)
+    assert lines[3].startswith(f"| 2 | 10 | > 70 | {row['iterations_to_ratio']} |")
+    assert "(2) is violated at 0 of " in lines[-1]
+    assert "4 random settings" in lines[-1]
+    assert Image.open(tmp_path / "picture.png").size > (900, 400)

@@ -1,9 +1,8 @@
 r"""Deep pyramid linear networks, and how fast gradient descent fits them: Theorem 1 of the PC-GAN paper.
 
 Paper: "Precondition layer and its use for GANs", Section 2. The network is :math:`F(x) = W_L \cdots W_1 x` with widths
-:math:`n \le d_0 \le \dots \le d_r \ge \dots \ge d_L` for n samples X, and the loss :math:`\frac12 \|e\|^2` with
-:math:`e = F(X) - Y`. It is in the region R while :math:`\tau_l \ge \sigma_{\max}(W_l) \ge \sigma_{\min}(W_l) \ge \mu_l`
-for all l.
+:math:`n \le d_0 \le \dots \le d_r \ge \dots \ge d_L` for n samples X, the loss is :math:`\frac12 \|e\|^2` with
+:math:`e = F(X) - Y`, and R is where :math:`\tau_l \ge \sigma_{\max}(W_l) \ge \sigma_{\min}(W_l) \ge \mu_l` for all l.
 """
 
 import math
@@ -38,13 +37,12 @@ def linear_network(widths: Sequence[int], condition_number: Optional[float] = 1.
     layers = [nn.Linear(cols, rows, bias=False, dtype=torch.float64) for cols, rows in pairwise(widths)]
     source = torch.Generator().manual_seed(seed)
     for layer in layers:
-        rows, cols = layer.weight.shape
-        weight = torch.randn(rows, cols, generator=source, dtype=torch.float64)
+        weight = torch.randn(layer.weight.shape, generator=source, dtype=torch.float64)
         if condition_number is None:
-            weight /= cols**0.5
+            weight /= layer.in_features**0.5
         else:
-            left, _, right = torch.linalg.svd(weight, full_matrices=False)
-            weight = left * torch.logspace(0, -math.log10(condition_number), min(rows, cols), dtype=left.dtype) @ right
+            left, old, right = torch.linalg.svd(weight, full_matrices=False)
+            weight = left * torch.logspace(0, -math.log10(condition_number), len(old), dtype=old.dtype) @ right
         layer.weight.data.copy_(weight)
     return nn.Sequential(*layers)
 
@@ -58,10 +56,7 @@ class SpectralRegion:
     0.98 of itself. The gradient by the widest layer, which its proof rests on, does not hold that layer's own weight.
 
     Args:
-        bounds: :math:`(\mu_l, \tau_l)` of each layer, :math:`0 < \mu_l \le 1 \le \tau_l`.
-
-    Raises:
-        ValueError: for other bounds.
+        bounds: :math:`(\mu_l, \tau_l)` of each layer, :math:`0 < \mu_l \le 1 \le \tau_l`; others are refused.
     """
 
     bounds: tuple[tuple[float, float], ...]
@@ -74,7 +69,7 @@ class SpectralRegion:
     def around(cls, network: nn.Sequential, below: float = 0.7, above: float = 1.2) -> "SpectralRegion":
         """Return the region from `below` times each smallest to `above` times each largest singular value."""
         found = _extreme_singular_values(network)
-        return cls(tuple((min(1.0, below * smallest), max(1.0, above * largest)) for smallest, largest in found))
+        return cls(tuple((min(1.0, below * low), max(1.0, above * high)) for low, high in found))
 
     def contains(self, network: nn.Sequential) -> bool:
         """Whether the weights that the network uses lie in the region."""
@@ -120,8 +115,8 @@ class Descent:
     @property
     def bound(self) -> Tensor:
         r"""What the theorem promises as long as the weights are in R: :math:`(1 - \mu/\beta)^k \|e(0)\|^2`."""
-        count = torch.arange(len(self.errors), dtype=self.errors.dtype)
-        return self.errors[0] * (count * math.log1p(-self.mu / self.beta)).exp()
+        logarithm = math.log1p(-self.mu / self.beta)  # the ratio may be far below 1e-16
+        return self.errors[0] * (logarithm * torch.arange(len(self.errors), dtype=torch.float64)).exp()
 
     def violations(self) -> list[int]:
         """Return every k up to which the weights were in R, and for which (2) is false by more than rounding."""
@@ -151,8 +146,8 @@ def gradient_descent(
 
     Args:
         network: linear layers without biases.
-        inputs: X, one sample a row, ``[n, d_0]``.
-        targets: Y, ``[n, d_L]``.
+        inputs: X ``[n, d_0]``, one sample a row.
+        targets: Y ``[n, d_L]``.
         iterations: how many, at most.
         region: R; None: :meth:`SpectralRegion.around` the network.
         until: the ratio of squared errors at which to stop earlier.
