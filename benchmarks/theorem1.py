@@ -117,8 +117,8 @@ def draw(curves: list[dict[str, Any]], iterations: int, path: Path) -> None:
         below.set(xlabel="depth L", yscale="log", xscale="log")
         below.set_xticks(sorted({row["depth"] for row in curves}), labels=sorted({row["depth"] for row in curves}))
         below.minorticks_off()
-    upper[0].set_ylabel(f"iterations until $\\|e\\|^2$ is {RATIO:g} of its start\n(above the dots: not within the run)")
-    lower[0].set_ylabel(r"the theorem's rate $\mu / \beta$ at the start")
+    upper[0].set_ylabel(f"iterations to {RATIO:g} of $\\|e(0)\\|^2$\n(above the dots: not reached)")
+    lower[0].set_ylabel(r"the theorem's rate $\mu / \beta$")
     upper[0].legend(fontsize=8)
     figure.savefig(path, dpi=110)
 

@@ -20,9 +20,10 @@ def theorem1(content: dict[str, Any]) -> list[str]:
     violated = sum(row["violations"] > 0 for row in effective)
     bare = [row for row in rows if row["method"] in ("plain", "FPC-7 at the start")]
     nearest = min(row["nearest"] for row in plain if row["nearest"] is not None)
+    seeds = len({row["seed"] for row in rows})
     note = (
         f"Iterations until the squared error is {settings['ratio']:g} of its start; in brackets the first one out of "
-        f"R. Seeds {', '.join(map(str, sorted({row['seed'] for row in rows})))}: the range, where they differ."
+        f"R. {'One seed' if seeds == 1 else f'{seeds} seeds: the range, where they differ'}."
     )
     found = (
         f"Without PC-layers (2) is violated at {_counts(plain)} updates in R of {len(plain)} random settings, where "
