@@ -106,7 +106,7 @@ def make_table(arguments: argparse.Namespace, name: str, experiment: str) -> Non
         {"method": method, "betas": betas, "seed": seed, **final_row(folder)}
         for (method, betas, seed), folder in runs.items()
     ]
-    settings = {k: v for k, v in vars(arguments).items() if k not in ("runs", "source", "save", "time")}
+    settings = {k: v for k, v in vars(arguments).items() if k not in ("name", "runs", "source", "save", "time")}
     settings["apc_interval"] = apc_interval(arguments.iterations)
     settings["protocol"] = protocol(folders[0])
     print("\n".join(table1({"settings": settings, "result": result})))

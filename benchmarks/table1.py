@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument(
         "--time", action="store_true", help="measure the time of (1, 1) and (5, 1) updates, train nothing"
     )
+    parser.add_argument("--name", default="table1", help="of the result that is saved and the folder of its runs")
     add_arguments(parser)
     arguments = parser.parse_args()
     default = (0.0, 0.9) if arguments.updates == "5-1" else (0.5, 0.999)
@@ -64,7 +65,7 @@ def main() -> None:
             settings = {key: getattr(arguments, key) for key in ("dataset", "widths", "batch_size")}
             print("saved", save_result("table1_time", settings, seconds).name, file=sys.stderr)
         return
-    make_table(arguments, "table1", experiment(arguments))
+    make_table(arguments, arguments.name, experiment(arguments))
 
 
 if __name__ == "__main__":
