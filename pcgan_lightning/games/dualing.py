@@ -21,10 +21,11 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from typing_extensions import override
 
-from pcgan_lightning.arguments import RecordsArguments, require_at_least, require_not_negative, require_positive
+from pcgan_lightning.arguments import RecordsArguments, require_at_least, require_not_negative
 from pcgan_lightning.games.derivatives import flat, gradients_of
-from pcgan_lightning.games.inner_problem import InnerProblem, Total
+from pcgan_lightning.games.inner_problem import InnerProblem, Total, check_problem
 from pcgan_lightning.games.scored_samples import ScoredSamples, score_problem
+from pcgan_lightning.spectra import without_autocast
 
 Gradients = tuple[Tensor, ...]
 Pair = tuple[Gradients, Gradients]  # of the generator and the discriminator
@@ -58,6 +59,19 @@ class DualingMethod(RecordsArguments, ABC):
         """Whether scores are differentiated again after a derivative by the discriminator's parameters."""
         return True
 
+    def require_digits(self, **arguments: Iterable[Tensor]) -> None:
+        """Refuse tensors of 16 bits by their arguments' names, where scores are differentiated again.
+
+        The dual's values differ by less than these would round.
+
+        Raises:
+            ValueError: naming argument, rule and value.
+        """
+        for name, tensors in arguments.items() if self.twice_differentiated else ():
+            low = next((t.dtype for t in tensors if t.dtype.itemsize < 4), None)
+            if low is not None:
+                raise ValueError(f"argument `{name}` must have at least 32 bits for {type(self).__name__}, got {low}")
+
     @abstractmethod
     def update(self, samples: ScoredSamples, players: Pair, total: Total, logits: Optional[Tensor]) -> DualingUpdate:
         """Return the update; see :meth:`__call__`."""
@@ -82,15 +96,16 @@ class DualingMethod(RecordsArguments, ABC):
             logits: of the dual variables, ``[n + m]``, to begin with; None: those of the present scores.
 
         Raises:
-            ValueError: for fewer than two samples of a kind, players without parameters, or scores without the
-                derivatives that are needed.
+            ValueError: for fewer than two samples of a kind, players without parameters, scores without the
+                derivatives that are needed, or numbers of 16 bits where scores are differentiated again.
         """
         players = tuple(generator_parameters), tuple(discriminator_parameters)
         for name, own in zip(("generator", "discriminator"), players, strict=True):
             if not own or not all(p.requires_grad for p in own):
                 found = "some that do not" if own else "none"
                 raise ValueError(f"argument `{name}_parameters` must hold tensors that require gradients, got {found}")
-        with torch.enable_grad():
+        self.require_digits(real_scores=[real_scores], fake_scores=[fake_scores], discriminator_parameters=players[1])
+        with torch.enable_grad(), without_autocast(real_scores.device.type):
             samples = ScoredSamples.of(real_scores, fake_scores, total)
             return self.update(samples, players, total, logits)
 
@@ -101,7 +116,7 @@ class _DualAscent(DualingMethod):
     def __init__(
         self, weight_decay: float, trust_region: Optional[float], iterations: int, products: int, tolerance: float
     ) -> None:
-        require_positive(weight_decay=weight_decay, trust_region=trust_region)
+        check_problem(weight_decay, trust_region)
         require_at_least(0, iterations=iterations, products=products)
         require_not_negative(tolerance=tolerance)
         self.weight_decay = weight_decay
@@ -211,7 +226,7 @@ class CostLinearization(DualingMethod):
     """
 
     def __init__(self, weight_decay: float = 1e-4, trust_region: float = 1e-3) -> None:
-        require_positive(weight_decay=weight_decay, trust_region=trust_region)
+        check_problem(weight_decay, trust_region)
         self.weight_decay = weight_decay
         self.trust_region = trust_region
 

@@ -13,6 +13,7 @@ from pcgan_lightning.losses import SaturatingLoss
 from pcgan_lightning.modules._method import MethodModule
 from pcgan_lightning.modules._optimizers import trained_parameters
 from pcgan_lightning.modules._processes import Share, mean_over_processes
+from pcgan_lightning.spectra import without_autocast
 
 
 def whole_step(parameters: Any) -> torch.optim.SGD:
@@ -48,8 +49,9 @@ class DualingGAN(MethodModule):
 
     Raises:
         ValueError: for arguments out of range or a discriminator without parameters to train; at the start, for a
-            trainer of 16-bit floats with a loss scale; in training, for a batch of one, or a discriminator that lacks
-            the second derivatives, or the linearity, that the method needs.
+            trainer of 16-bit floats with a loss scale, a discriminator in them whose scores the method differentiates
+            again, or a batch of one; in training, for a discriminator that lacks the second derivatives, or the
+            linearity, that the method needs.
     """
 
     def __init__(
@@ -71,6 +73,33 @@ class DualingGAN(MethodModule):
         self.steps = steps
         networks = {"generator": self.generator, "discriminator": self.discriminator}
         self.record(networks, {"method": self.method, "steps": steps, "ema_decay": self.ema_decay})
+
+    @override
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        # By now the trainer's precision has converted them.
+        self.method.require_digits(discriminator=self.trained[1])
+        self._check_batches(self.trainer.datamodule)  # type: ignore[attr-defined]  # Lightning sets it later
+
+    @override
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self._check_batches(self.trainer.train_dataloader)
+
+    def _check_batches(self, source: Any) -> None:
+        """Refuse one sample for an iteration, where a datamodule or a loader tells."""
+        size = getattr(source, "batch_size", None)
+        if size is not None and size * self.trainer.world_size < 2:
+            raise ValueError(f"argument `batch_size` of the data must be at least 2 for DualingGAN, got {size}")
+
+    @override
+    def scores(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.twice_differentiated:
+            return super().scores(real, fake)
+        # In mixed precision the generator runs under autocast; the discriminator needs all its digits.
+        dtype = next(self.discriminator.parameters()).dtype
+        with without_autocast(self.device.type):
+            return super().scores(real.to(dtype), fake.to(dtype))
 
     @override
     def play(self, real: Tensor, shares: Sequence[Share]) -> Mapping[str, Tensor]:
