@@ -13,6 +13,7 @@ over w, and where the discriminator goes.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple, Optional
 
 import torch
@@ -20,12 +21,14 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from typing_extensions import override
 
-from pcgan_lightning.arguments import RecordsArguments, require_at_least, require_not_negative, require_positive
+from pcgan_lightning.arguments import RecordsArguments, require_at_least, require_not_negative
 from pcgan_lightning.games.derivatives import flat, gradients_of
-from pcgan_lightning.games.inner_problem import InnerProblem, Solution, Total
+from pcgan_lightning.games.inner_problem import InnerProblem, Total, check_problem
 from pcgan_lightning.games.scored_samples import ScoredSamples, score_problem
+from pcgan_lightning.spectra import without_autocast
 
 Gradients = tuple[Tensor, ...]
+Pair = tuple[Gradients, Gradients]  # of the generator and the discriminator
 AT_BOUNDS = 1e-3  # a lambda is at its bounds within this share of its box
 
 
@@ -56,15 +59,21 @@ class DualingMethod(RecordsArguments, ABC):
         """Whether scores are differentiated again after a derivative by the discriminator's parameters."""
         return True
 
+    def require_digits(self, **arguments: Iterable[Tensor]) -> None:
+        """Refuse tensors of 16 bits by their arguments' names, where scores are differentiated again.
+
+        The dual's values differ by less than these would round.
+
+        Raises:
+            ValueError: naming argument, rule and value.
+        """
+        for name, tensors in arguments.items() if self.twice_differentiated else ():
+            low = next((t.dtype for t in tensors if t.dtype.itemsize < 4), None)
+            if low is not None:
+                raise ValueError(f"argument `{name}` must have at least 32 bits for {type(self).__name__}, got {low}")
+
     @abstractmethod
-    def update(
-        self,
-        samples: ScoredSamples,
-        generator_parameters: Gradients,
-        discriminator_parameters: Gradients,
-        total: Total,
-        logits: Optional[Tensor],
-    ) -> DualingUpdate:
+    def update(self, samples: ScoredSamples, players: Pair, total: Total, logits: Optional[Tensor]) -> DualingUpdate:
         """Return the update; see :meth:`__call__`."""
 
     def __call__(
@@ -87,20 +96,63 @@ class DualingMethod(RecordsArguments, ABC):
             logits: of the dual variables, ``[n + m]``, to begin with; None: those of the present scores.
 
         Raises:
-            ValueError: for fewer than two samples of a kind, players without parameters, or scores without the
-                derivatives that are needed.
+            ValueError: for fewer than two samples of a kind, players without parameters, scores without the
+                derivatives that are needed, or numbers of 16 bits where scores are differentiated again.
         """
         players = tuple(generator_parameters), tuple(discriminator_parameters)
         for name, own in zip(("generator", "discriminator"), players, strict=True):
             if not own or not all(p.requires_grad for p in own):
                 found = "some that do not" if own else "none"
                 raise ValueError(f"argument `{name}_parameters` must hold tensors that require gradients, got {found}")
-        with torch.enable_grad():
+        self.require_digits(real_scores=[real_scores], fake_scores=[fake_scores], discriminator_parameters=players[1])
+        with torch.enable_grad(), without_autocast(real_scores.device.type):
             samples = ScoredSamples.of(real_scores, fake_scores, total)
-            return self.update(samples, *players, total, logits)
+            return self.update(samples, players, total, logits)
 
 
-class ScoreLinearization(DualingMethod):
+class _DualAscent(DualingMethod):
+    """Climb the dual of a problem that the samples pose, by Newton's method; subclasses say which problem."""
+
+    def __init__(
+        self, weight_decay: float, trust_region: Optional[float], iterations: int, products: int, tolerance: float
+    ) -> None:
+        check_problem(weight_decay, trust_region)
+        require_at_least(0, iterations=iterations, products=products)
+        require_not_negative(tolerance=tolerance)
+        self.weight_decay = weight_decay
+        self.trust_region = trust_region
+        self.iterations = iterations
+        self.products = products
+        self.tolerance = tolerance
+
+    @abstractmethod
+    def problem(self, here: InnerProblem) -> InnerProblem:
+        """Return what is solved, given the problem that is linear around the present parameters."""
+
+    @override
+    def update(self, samples: ScoredSamples, players: Pair, total: Total, logits: Optional[Tensor]) -> DualingUpdate:
+        generator, discriminator = players
+        here = score_problem(samples, discriminator, self.weight_decay, self.trust_region, total)
+        problem = self.problem(here)
+        start = -here.offsets.detach() if logits is None else logits  # those of the present scores
+        point, primal = problem.solve(start, self.iterations, self.products, self.tolerance)
+        gradients = total(_gradients(problem.saddle(point), generator))
+        step = point.step - (here.center - problem.center)
+        inside = point.logits.sigmoid() * (-point.logits).sigmoid() > AT_BOUNDS * (1 - AT_BOUNDS)
+        counts = total(((~inside).sum().to(primal), primal.new_tensor(len(inside))))
+        record = {
+            "dual/primal": primal,
+            "dual/value": point.value,
+            "dual/gap": primal - point.value,
+            "dual/bound_share": counts[0] / counts[1],
+            "dual/multiplier": point.multiplier,
+            "dual/step": step.norm(),
+        }
+        record = {name: value.detach() for name, value in record.items()}
+        return DualingUpdate(gradients, _split(step, discriminator), point.logits.detach(), record)
+
+
+class ScoreLinearization(_DualAscent):
     r"""Linearise the scores around the discriminator's present parameters, within a trust region.
 
     The dual variables climb first, by Newton's method from those that are optimal for the present scores; then the
@@ -125,30 +177,14 @@ class ScoreLinearization(DualingMethod):
         products: int = 3,
         tolerance: float = 1e-6,
     ) -> None:
-        require_positive(weight_decay=weight_decay, trust_region=trust_region)
-        require_at_least(0, iterations=iterations, products=products)
-        require_not_negative(tolerance=tolerance)
-        self.weight_decay = weight_decay
-        self.trust_region = trust_region
-        self.iterations = iterations
-        self.products = products
-        self.tolerance = tolerance
+        super().__init__(weight_decay, trust_region, iterations, products, tolerance)
 
     @override
-    def update(
-        self,
-        samples: ScoredSamples,
-        generator_parameters: Gradients,
-        discriminator_parameters: Gradients,
-        total: Total,
-        logits: Optional[Tensor],
-    ) -> DualingUpdate:
-        problem = score_problem(samples, discriminator_parameters, self.weight_decay, self.trust_region, total)
-        found = problem.solve(logits, self.iterations, self.products, self.tolerance)
-        return _dual_update(problem, found, found.point.step, generator_parameters, discriminator_parameters)
+    def problem(self, here: InnerProblem) -> InnerProblem:
+        return here
 
 
-class LinearDual(DualingMethod):
+class LinearDual(_DualAscent):
     r"""Solve for a discriminator that is linear in its parameters, :math:`F(w, x) = w^\top \phi(x)`; w is the optimum.
 
     Args:
@@ -161,23 +197,11 @@ class LinearDual(DualingMethod):
     """
 
     def __init__(self, weight_decay: float = 1e-3, iterations: int = 100, tolerance: float = 1e-6) -> None:
-        require_positive(weight_decay=weight_decay)
+        super().__init__(weight_decay, None, iterations, 1000, tolerance)
         require_at_least(1, iterations=iterations)
-        require_not_negative(tolerance=tolerance)
-        self.weight_decay = weight_decay
-        self.iterations = iterations
-        self.tolerance = tolerance
 
     @override
-    def update(
-        self,
-        samples: ScoredSamples,
-        generator_parameters: Gradients,
-        discriminator_parameters: Gradients,
-        total: Total,
-        logits: Optional[Tensor],
-    ) -> DualingUpdate:
-        here = score_problem(samples, discriminator_parameters, self.weight_decay, total=total)
+    def problem(self, here: InnerProblem) -> InnerProblem:
         offsets, w = here.offsets.detach(), here.center
         difference = (here.rows.jvp(w) - offsets).abs().max()
         if difference > offsets.abs().max() * torch.finfo(offsets.dtype).eps ** 0.5:
@@ -185,12 +209,7 @@ class LinearDual(DualingMethod):
                 "argument `discriminator_parameters` must have scores that are linear in them for LinearDual, got ones "
                 "that are not"
             )
-        problem = InnerProblem(
-            here.rows, torch.zeros_like(offsets), here.weights, torch.zeros_like(w), self.weight_decay, total=total
-        )
-        found = problem.solve(-offsets if logits is None else logits, self.iterations, tolerance=self.tolerance)
-        step = found.point.step - w
-        return _dual_update(problem, found, step, generator_parameters, discriminator_parameters)
+        return replace(here, offsets=torch.zeros_like(offsets), center=torch.zeros_like(w))
 
 
 class CostLinearization(DualingMethod):
@@ -207,7 +226,7 @@ class CostLinearization(DualingMethod):
     """
 
     def __init__(self, weight_decay: float = 1e-4, trust_region: float = 1e-3) -> None:
-        require_positive(weight_decay=weight_decay, trust_region=trust_region)
+        check_problem(weight_decay, trust_region)
         self.weight_decay = weight_decay
         self.trust_region = trust_region
 
@@ -217,18 +236,12 @@ class CostLinearization(DualingMethod):
         return False
 
     @override
-    def update(
-        self,
-        samples: ScoredSamples,
-        generator_parameters: Gradients,
-        discriminator_parameters: Gradients,
-        total: Total,
-        logits: Optional[Tensor],
-    ) -> DualingUpdate:
+    def update(self, samples: ScoredSamples, players: Pair, total: Total, logits: Optional[Tensor]) -> DualingUpdate:
+        generator, discriminator = players
         losses = -(samples.weights * logsigmoid(samples.signs * samples.scores)).sum()
-        center = flat([p.detach() for p in discriminator_parameters])
-        own = flat(_gradients(losses, discriminator_parameters, retain_graph=True))
-        generator = total(_gradients(-losses, generator_parameters))
+        center = flat([p.detach() for p in discriminator])
+        own = flat(_gradients(losses, discriminator, retain_graph=True))
+        climbed = total(_gradients(-losses, generator))
         slope, value = total((own, losses.detach()))
         gradient = slope + self.weight_decay * center
         length, radius = gradient.norm(), math.sqrt(2 * self.trust_region)
@@ -241,27 +254,7 @@ class CostLinearization(DualingMethod):
             "dual/multiplier": length / radius,
             "dual/step": step.norm(),
         }
-        return DualingUpdate(generator, _split(step, discriminator_parameters), None, record)
-
-
-def _dual_update(
-    problem: InnerProblem, found: Solution, step: Tensor, generator: Gradients, discriminator: Gradients
-) -> DualingUpdate:
-    """Return the update that a solution stands for."""
-    point, primal = found
-    gradients = problem.total(_gradients(problem.saddle(point), generator))
-    inside = point.logits.sigmoid() * (-point.logits).sigmoid() > AT_BOUNDS * (1 - AT_BOUNDS)
-    counts = problem.total(((~inside).sum().to(primal), primal.new_tensor(len(inside))))
-    record = {
-        "dual/primal": primal,
-        "dual/value": point.value,
-        "dual/gap": primal - point.value,
-        "dual/bound_share": counts[0] / counts[1],
-        "dual/multiplier": point.multiplier,
-        "dual/step": step.norm(),
-    }
-    record = {name: value.detach() for name, value in record.items()}
-    return DualingUpdate(gradients, _split(step, discriminator), point.logits.detach(), record)
+        return DualingUpdate(climbed, _split(step, discriminator), None, record)
 
 
 def _gradients(loss: Tensor, parameters: Gradients, retain_graph: bool = False) -> Gradients:

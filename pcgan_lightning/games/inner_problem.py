@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from pcgan_lightning.arguments import require_at_least, require_positive
+from pcgan_lightning.arguments import require_at_least, require_not_negative, require_positive
 
 # Conjugate gradients end when as many more steps as there were, each like the last, would change the dual's slope along
 # the direction by so much of it (after Nash and Sofer, 1990), or by the relative gap of it where that is less: half the
@@ -83,6 +83,12 @@ class Solution(NamedTuple):
     primal: Tensor
 
 
+def check_problem(weight_decay: float, trust_region: Optional[float] = None) -> None:
+    r"""Refuse C or :math:`\Delta` that is not positive and finite."""
+    require_positive(weight_decay=weight_decay, trust_region=trust_region)
+    require_not_negative(weight_decay=weight_decay, trust_region=trust_region)
+
+
 def binary_entropy(logits: Tensor) -> Tensor:
     r"""Return :math:`H(u) = -u \log u - (1-u) \log(1-u)` of :math:`u = \sigma(\alpha)`, 0 at u = 0 and at u = 1."""
     # 1 - u is sigma(-alpha), which does not lose its digits where u is nearly 1. Of a larger number, sigma is 0.
@@ -112,7 +118,7 @@ class InnerProblem:
         total: function that returns the sums of tensors over all processes.
 
     Raises:
-        ValueError: for C or :math:`\Delta` that is not positive.
+        ValueError: for C or :math:`\Delta` that is not positive and finite.
     """
 
     rows: LinearMap
@@ -124,7 +130,7 @@ class InnerProblem:
     total: Total = lambda tensors: tensors
 
     def __post_init__(self) -> None:
-        require_positive(weight_decay=self.weight_decay, trust_region=self.trust_region)
+        check_problem(self.weight_decay, self.trust_region)
 
     def at(self, logits: Tensor) -> DualPoint:
         """Return the dual at logits ``[N]``; one product with U^T."""

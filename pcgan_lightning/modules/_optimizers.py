@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from typing import Optional, Union
 
-import lightning.pytorch as pl
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import nn
 from torch.optim import Optimizer
@@ -65,16 +64,3 @@ def make_scheduler(
 def trained_parameters(network: nn.Module) -> list[nn.Parameter]:
     """Return the parameters that are not frozen."""
     return [p for p in network.parameters() if p.requires_grad]
-
-
-def refuse_loss_scale(trainer: "pl.Trainer") -> None:
-    """Refuse a trainer that scales losses, for players whose gradients are not backpropagated by it.
-
-    Raises:
-        ValueError: naming its precision.
-    """
-    if getattr(trainer.precision_plugin, "scaler", None) is not None:
-        raise ValueError(
-            f"argument `precision` of the trainer must not need a loss scale, got {trainer.precision!r}; use "
-            "'bf16-mixed'"
-        )

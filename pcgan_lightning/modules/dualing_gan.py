@@ -10,9 +10,10 @@ from typing_extensions import override
 from pcgan_lightning.arguments import require_at_least
 from pcgan_lightning.games import DualingMethod, ScoreLinearization
 from pcgan_lightning.losses import SaturatingLoss
-from pcgan_lightning.modules._optimizers import refuse_loss_scale, trained_parameters
+from pcgan_lightning.modules._method import MethodModule
+from pcgan_lightning.modules._optimizers import trained_parameters
 from pcgan_lightning.modules._processes import Share, mean_over_processes
-from pcgan_lightning.modules.two_player import TwoPlayerModule
+from pcgan_lightning.spectra import without_autocast
 
 
 def whole_step(parameters: Any) -> torch.optim.SGD:
@@ -20,7 +21,7 @@ def whole_step(parameters: Any) -> torch.optim.SGD:
     return torch.optim.SGD(parameters, lr=1.0)
 
 
-class DualingGAN(TwoPlayerModule):
+class DualingGAN(MethodModule):
     r"""A Dualing GAN: the dual of the discriminator's problem is climbed by the generator and the dual variables.
 
     Li et al., "Dualing GANs", 2017, with the minimax game of the log loss. One iteration takes one batch of the loader
@@ -48,8 +49,9 @@ class DualingGAN(TwoPlayerModule):
 
     Raises:
         ValueError: for arguments out of range or a discriminator without parameters to train; at the start, for a
-            trainer of 16-bit floats with a loss scale; in training, for a batch of one, or a discriminator that lacks
-            the second derivatives, or the linearity, that the method needs.
+            trainer of 16-bit floats with a loss scale, a discriminator in them whose scores the method differentiates
+            again, or a batch of one; in training, for a discriminator that lacks the second derivatives, or the
+            linearity, that the method needs.
     """
 
     def __init__(
@@ -67,43 +69,50 @@ class DualingGAN(TwoPlayerModule):
                 f"argument `discriminator` must have parameters to train, got {type(self.discriminator).__name__} "
                 "without any"
             )
-        self.method = method if method is not None else ScoreLinearization()
+        self.method: DualingMethod = method if method is not None else ScoreLinearization()
         self.steps = steps
         networks = {"generator": self.generator, "discriminator": self.discriminator}
         self.record(networks, {"method": self.method, "steps": steps, "ema_decay": self.ema_decay})
 
-    @property
     @override
-    def twice_differentiated(self) -> bool:
-        return self.method.twice_differentiated
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        # By now the trainer's precision has converted them.
+        self.method.require_digits(discriminator=self.trained[1])
+        self._check_batches(self.trainer.datamodule)  # type: ignore[attr-defined]  # Lightning sets it later
 
-    def setup(self, stage: str) -> None:
-        """Refuse a loss scale, which gradients that are not backpropagated would not have."""
-        super().setup(stage)
-        refuse_loss_scale(self.trainer)
+    @override
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self._check_batches(self.trainer.train_dataloader)
+
+    def _check_batches(self, source: Any) -> None:
+        """Refuse one sample for an iteration, where a datamodule or a loader tells."""
+        size = getattr(source, "batch_size", None)
+        if size is not None and size * self.trainer.world_size < 2:
+            raise ValueError(f"argument `batch_size` of the data must be at least 2 for DualingGAN, got {size}")
+
+    @override
+    def scores(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.twice_differentiated:
+            return super().scores(real, fake)
+        # In mixed precision the generator runs under autocast; the discriminator needs all its digits.
+        dtype = next(self.discriminator.parameters()).dtype
+        with without_autocast(self.device.type):
+            return super().scores(real.to(dtype), fake.to(dtype))
 
     @override
     def play(self, real: Tensor, shares: Sequence[Share]) -> Mapping[str, Tensor]:
         (share,) = shares
-        latents, logits = self.draw_latents(share), None
-        players = trained_parameters(self.generator), trained_parameters(self.discriminator)
+        latents, logits, players = self.draw_latents(share), None, self.trained
         for _ in range(self.steps):
-            real_scores, fake_scores = self.scores(real, self.generator(latents))
-            losses = [share.weigh(loss) for loss in self.losses(real_scores, fake_scores)]
-            for loss in losses:
-                # For callbacks that look at losses: it calls their hook, as a backward pass of Lightning's would.
-                self.trainer.precision_plugin.pre_backward(loss, self)
-            update = self.method(real_scores, fake_scores, *players, self._total, logits)
+            scores = self.scores(real, self.generator(latents))
+            losses = self.weighed_losses(scores, share)
+            update = self.method(*scores, *players, self._total, logits)
             logits = update.logits
             self.descend("generator", players[0], update.generator)
         self.descend("discriminator", players[1], [-s for s in update.step])
-        return {
-            "score/real": share.weigh(real_scores.detach().float().mean()),
-            "score/fake": share.weigh(fake_scores.detach().float().mean()),
-            "loss/discriminator": losses[1].detach(),
-            "loss/generator": losses[0].detach(),
-            **update.record,
-        }
+        return self.record_of(scores, losses, share) | update.record
 
     def _total(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if self.trainer.world_size == 1:

@@ -9,12 +9,11 @@ from typing_extensions import override
 
 from pcgan_lightning.games import PLAYERS, GameMethod, SimGD, trial_step
 from pcgan_lightning.losses import AdversarialLoss
-from pcgan_lightning.modules._optimizers import refuse_loss_scale, trained_parameters
+from pcgan_lightning.modules._method import MethodModule
 from pcgan_lightning.modules._processes import Share, mean_over_processes
-from pcgan_lightning.modules.two_player import TwoPlayerModule
 
 
-class SimultaneousGAN(TwoPlayerModule):
+class SimultaneousGAN(MethodModule):
     r"""A GAN with simultaneous updates: plain, regularised, adjusted or extrapolated.
 
     One iteration is one step of each player, along gradients at the same point: one batch of the loader, one batch of
@@ -48,29 +47,15 @@ class SimultaneousGAN(TwoPlayerModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(generator, discriminator, loss, **kwargs)
-        self.method = method if method is not None else SimGD()
+        self.method: GameMethod = method if method is not None else SimGD()
         self.record_arguments(method=self.method, ema_decay=self.ema_decay)
-
-    @property
-    @override
-    def twice_differentiated(self) -> bool:
-        return self.method.twice_differentiated
-
-    def setup(self, stage: str) -> None:
-        """Refuse a loss scale, which gradients that are not backpropagated would not have."""
-        super().setup(stage)
-        refuse_loss_scale(self.trainer)
 
     @override
     def play(self, real: Tensor, shares: Sequence[Share]) -> Mapping[str, Tensor]:
         (share,) = shares
-        latents = self.draw_latents(share)
-        real_scores, fake_scores = self.scores(real, self.generator(latents))
-        generator_loss, discriminator_loss = (share.weigh(loss) for loss in self.losses(real_scores, fake_scores))
-        for loss in (generator_loss, discriminator_loss):
-            # For callbacks that look at losses: it calls their hook, as a backward pass of Lightning's would.
-            self.trainer.precision_plugin.pre_backward(loss, self)
-        players = trained_parameters(self.generator), trained_parameters(self.discriminator)
+        latents, players = self.draw_latents(share), self.trained
+        scores = self.scores(real, self.generator(latents))
+        losses = self.weighed_losses(scores, share)
 
         def losses_ahead() -> tuple[Tensor, Tensor]:
             generator, discriminator = self.game_losses(real, latents)
@@ -84,12 +69,7 @@ class SimultaneousGAN(TwoPlayerModule):
             buffers=[*self.generator.buffers(), *self.discriminator.buffers()],
         )
         mean = partial(mean_over_processes, self.trainer)
-        directions = self.method(generator_loss, discriminator_loss, *players, mean, look_ahead)
+        directions = self.method(*losses, *players, mean, look_ahead)
         for player, parameters, gradients in zip(PLAYERS, players, directions, strict=True):
             self.descend(player, parameters, gradients)
-        return {
-            "score/real": share.weigh(real_scores.detach().float().mean()),
-            "score/fake": share.weigh(fake_scores.detach().float().mean()),
-            "loss/discriminator": discriminator_loss.detach(),
-            "loss/generator": generator_loss.detach(),
-        }
+        return self.record_of(scores, losses, share)

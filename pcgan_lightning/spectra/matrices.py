@@ -86,3 +86,9 @@ def batch_by_shape(
         for index, piece in zip(indices, pieces, strict=True):
             results[index] = piece
     return results
+
+
+def started(vectors: Tensor) -> Tensor:
+    """Return vectors ``[batch, n]``, those of zeros as 1 to n: a weight of 0 leaves zeros, which would stay so."""
+    numbers = torch.arange(1, vectors.shape[-1] + 1, dtype=vectors.dtype, device=vectors.device)
+    return torch.where(vectors.any(-1, keepdim=True), vectors, numbers)

@@ -13,7 +13,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from pcgan_lightning.spectra.convolutions.pc_layer import OperatorPreconditioner
 from pcgan_lightning.spectra.followed_layers import FOLLOWED_LAYERS
-from pcgan_lightning.spectra.matrices import batch_by_shape, weight_layers
+from pcgan_lightning.spectra.matrices import batch_by_shape, started, weight_layers
 from pcgan_lightning.spectra.pc_layer import EPSILON, original_weight, preconditioner_of
 from pcgan_lightning.spectra.svd import rescale
 
@@ -39,7 +39,7 @@ def _power_iterate(layers: Iterable[nn.Module], iterations: int = 1) -> None:
     active = [(p, p.matrices(weight)) for p, weight in found if not isinstance(p, OperatorPreconditioner)]
 
     def iterate(matrices: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        u, v = u.to(matrices.dtype), v.to(matrices.dtype)
+        u, v = u.to(matrices.dtype), started(v.to(matrices.dtype))
         for _ in range(iterations):
             u = nn.functional.normalize((matrices @ v.unsqueeze(-1)).squeeze(-1), dim=-1, eps=EPSILON)
             v = nn.functional.normalize((matrices.mT @ u.unsqueeze(-1)).squeeze(-1), dim=-1, eps=EPSILON)

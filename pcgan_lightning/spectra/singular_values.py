@@ -205,7 +205,7 @@ def _operator_singular_values(
         if name in pc_layers and not after_polynomial:
             original, pc_layer = original_weight(layer), pc_layers[name]
             weight = original / pc_layer.spectral_norm(pc_layer.matrices(original)).to(original.dtype)
-        _check_finite(name, weight)
+        check_finite(name, weight)
         if name in operators:
             operator = operators[name]
             exact = operator.is_circular or is_small(weight, operator)
@@ -215,14 +215,15 @@ def _operator_singular_values(
     return values
 
 
-def _check_finite(name: str, values: Tensor) -> None:
+def check_finite(name: str, values: Tensor) -> None:
+    """Refuse a weight that is not finite, by its layer's name."""
     if not values.isfinite().all():
         raise ValueError(f"weight of layer {name!r} must be finite, got NaN or infinity")
 
 
 def _batched_singular_values(matrices: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, m in matrices.items():
-        _check_finite(name, m)
+        check_finite(name, m)
     # [groups, small, large]: a matrix and its transpose have the same singular values, and may share a batch.
     oriented = [(m if m.shape[1] <= m.shape[2] else m.mT,) for m in matrices.values()]
     results = batch_by_shape(_svdvals, oriented)

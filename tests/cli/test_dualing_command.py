@@ -33,7 +33,29 @@ def test_config_says_and_does_what_its_name_says(config, fit_parser, monkeypatch
     assert not [*tmp_path.iterdir()]
 
 
-def test_mistakes_end_in_one_line(monkeypatch, capsys):
-    call = ("fit", "--config", CONFIGS[0].with_name("cifar10_scores.yaml"), *QUIET, *LOCAL, *NARROW)
-    assert pcgan(monkeypatch, *call, "--model.method.trust_region=0") != 0
-    assert "argument `trust_region` must be positive, got 0" in one_error(capsys)
+@pytest.mark.parametrize(
+    ("config", "arguments", "message"),
+    [
+        ("cifar10_scores", ["--model.method.trust_region=0"], "argument `trust_region` must be positive, got 0"),
+        ("digits_linear", ["--model.method.weight_decay=-1"], "argument `weight_decay` must be positive, got -1"),
+        ("digits_linear", ["--model.discriminator=torch.nn.Flatten"], "must have parameters to train, got Flatten"),
+        (
+            "digits_linear",
+            [f"--model.discriminator.features{end}" for end in ("=torch.nn.Flatten", ".start_dim=0")],
+            "argument `features` must give [N, D], got (4,) of 2 images and (6,) of 3",
+        ),
+        ("mixture5_linear", ["--data.batch_size=1"], "argument `batch_size` of the data must be at least 2"),
+        (
+            "digits_linear",
+            ["--trainer.precision=bf16-true"],
+            "argument `discriminator` must have at least 32 bits for LinearDual, got torch.bfloat16",
+        ),
+    ],
+)
+def test_mistakes_end_in_one_line(config, arguments, message, monkeypatch, tmp_path, capsys):
+    """Before training: no run has claimed its folder."""
+    local = (*LOCAL, *NARROW) if config.startswith("cifar10") else ()
+    call = ("fit", "--config", CONFIGS[0].with_name(f"{config}.yaml"), "--run_dir", tmp_path / "run", *local)
+    assert pcgan(monkeypatch, *call, "--trainer.accelerator=cpu", *arguments) != 0
+    assert message in one_error(capsys)
+    assert not (tmp_path / "run" / "config.yaml").exists()

@@ -259,6 +259,8 @@ def play(method, real=3, fake=3, generator=True, discriminator=True, function=to
         (lambda: ScoreLinearization(trust_region=-1.0), "argument `trust_region` must be positive, got -1.0"),
         (lambda: CostLinearization(weight_decay=0.0), "argument `weight_decay` must be positive, got 0.0"),
         (lambda: LinearDual(weight_decay=math.nan), "argument `weight_decay` must be positive, got nan"),
+        (lambda: LinearDual(weight_decay=math.inf), "argument `weight_decay` must be finite, got inf"),
+        (lambda: CostLinearization(trust_region=math.inf), "argument `trust_region` must be finite, got inf"),
         (lambda: LinearDual(iterations=0), "argument `iterations` must be at least 1, got 0"),
         (lambda: linear_problem(torch.zeros(3, 2), torch.zeros(3, 4), 1.0), r"got \(3, 2\) and \(3, 4\)"),
         (lambda: play(ScoreLinearization(), real=1), "argument `real_scores` must hold at least 2 samples, got 1"),
@@ -268,6 +270,14 @@ def play(method, real=3, fake=3, generator=True, discriminator=True, function=to
             "`discriminator_parameters` must hold .* none",
         ),
         (lambda: play(CostLinearization(), generator=False), "`generator_parameters` must hold tensors .* none"),
+        (
+            lambda: LinearDual()(nothing().bfloat16(), nothing(), [nothing()], [nothing()]),
+            "argument `real_scores` must have at least 32 bits for LinearDual, got torch.bfloat16",
+        ),
+        (
+            lambda: LinearDual()(nothing(), nothing(), [nothing()], [nothing().bfloat16()]),
+            "argument `discriminator_parameters` must have at least 32 bits for LinearDual, got torch.bfloat16",
+        ),
         (lambda: play(ScoreLinearization(), function=Once.apply), "must be twice differentiable, got a function"),
     ],
 )

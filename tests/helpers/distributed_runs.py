@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.multiprocessing import start_processes
 
 from helpers import join_processes, unused_port
-from pcgan_lightning.callbacks import AdaptivePreconditioning
+from pcgan_lightning.callbacks import AdaptivePreconditioning, SVDParametrization
 from pcgan_lightning.data import ImageDataModule
 from pcgan_lightning.games import (
     JARE,
@@ -25,6 +25,7 @@ from pcgan_lightning.games import (
     SymplecticGradientAdjustment,
 )
 from pcgan_lightning.losses import (
+    DOptimalPenalty,
     GradientPenalty,
     HingeLoss,
     LeastSquaresLoss,
@@ -89,6 +90,7 @@ RULES = {
     "more_steps": lambda: GAN(*mlps(), discriminator_steps=2, generator_steps=3),
     "gradient_penalty": lambda: GAN(*mlps(), **penalised),
     "r1_penalty": lambda: GAN(*mlps(), NonSaturatingLoss(), penalty=R1Penalty()),
+    "svd": lambda: GAN(*mlps(), penalty=DOptimalPenalty(), **both(SGD)),
     "nsgda": lambda: GAN(*mlps(), **both(partial(NSGDA, lr=0.01))),
     "nsgda_layer": lambda: GAN(*mlps(), **both(partial(NSGDA, lr=0.01, scope="layer"))),
     "ada_nsgda": lambda: GAN(*mlps(), **both(partial(AdaNSGDA, lr=1e-3))),
@@ -112,7 +114,7 @@ RULES = {
     "uneven_jare": lambda: SimultaneousGAN(*mlps(), method=JARE(1.0), **game),
 }
 RULES["apc_goal"] = RULES["apc"]
-CALLBACKS = {"apc": adaptive, "apc_goal": adaptive_to_a_goal}
+CALLBACKS = {"apc": adaptive, "apc_goal": adaptive_to_a_goal, "svd": SVDParametrization}
 
 
 def rules(processes):

@@ -9,7 +9,7 @@ from helpers.short_fits import fit, recorded, sgd, small_game
 from torch import nn
 
 from pcgan_lightning.callbacks import BalanceLogger, FixedPreconditioning, NonFiniteGuard
-from pcgan_lightning.data import MixtureOfGaussians
+from pcgan_lightning.data import ImageDataModule, MixtureOfGaussians
 from pcgan_lightning.games import CostLinearization, LinearDual, ScoreLinearization
 from pcgan_lightning.modules import DualingGAN
 from pcgan_lightning.networks import (
@@ -96,6 +96,38 @@ def test_resumed_linear_dual_is_bit_identical(tmp_path):
     assert all(map(torch.equal, resumed.values(), whole.values()))
 
 
+@pytest.mark.parametrize("method", [LinearDual(0.01, tolerance=0.0), ScoreLinearization(0.01, 0.02, 5, 20, 0.0)])
+def test_mixed_precision_keeps_the_discriminators_digits(tmp_path, method):
+    """The step is that of float64 from the images which the generator makes under autocast."""
+    torch.manual_seed(0)
+    linear = isinstance(method, LinearDual)
+    discriminator = LinearDiscriminator(RandomFourierFeatures(count=32)) if linear else MLPDiscriminator(width=8)
+    gan, seen = DualingGAN(MLPGenerator(width=8, latent_dim=4), discriminator, method), []
+    by_hand = copy.deepcopy(discriminator).double()
+    discriminator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    fit(tmp_path, gan, 1, data=MixtureOfGaussians(batch_size=16, seed=0), precision="bf16-mixed")
+    real, fake = (images.double().requires_grad_() for images in seen)
+    assert torch.equal(fake, fake.bfloat16())
+    parameters = list(by_hand.parameters())
+    update = method(by_hand(real), by_hand(fake), [fake], parameters)
+    for own, before, step in zip(discriminator.parameters(), parameters, update.step, strict=True):
+        # float32 rounds the step by a condition number times 6e-8; bfloat16 would by 4e-3 of it.
+        torch.testing.assert_close(own.double(), before.detach() + step, rtol=0, atol=1e-4 * float(step.norm()))
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "32-true"])
+def test_sixteen_bits_are_refused_before_training(tmp_path, precision):
+    """Whether the trainer's precision has made them or the user; the method that needs no second derivative trains."""
+    dtype = torch.bfloat16 if precision == "32-true" else torch.float32
+    gan = dualing().to(dtype)
+    message = "argument `discriminator` must have at least 32 bits for ScoreLinearization, got torch.bfloat16"
+    with pytest.raises(ValueError, match=message):
+        fit(tmp_path, gan, 1, precision=precision)
+    assert gan.trainer.global_step == 0
+    assert not gan.trainer.optimizers[0].state
+    fit(tmp_path, dualing(method=CostLinearization()), 1, precision="bf16-true")
+
+
 def test_features():
     """Products of random features are a Gaussian kernel up to 1/sqrt(count); the penultimate layer is the score's."""
     x, y = torch.randn(2, 20, 2)
@@ -107,6 +139,15 @@ def test_features():
     scores = PenultimateLayer(network)(x) @ last.weight[0] + last.bias
     torch.testing.assert_close(scores, network(x))
     assert LinearDiscriminator(PenultimateLayer(network)).linear.in_features == 8
+
+
+def loader(batch_size):
+    """None: it does not tell that its batches hold one image."""
+    shape = (4, 1, 32, 32) if batch_size else (4, 1, 1, 32, 32)
+    return torch.utils.data.DataLoader(torch.zeros(shape), batch_size=batch_size)
+
+
+ONE_BY_ONE = ImageDataModule("digits", channels=1, batch_size=1, max_images=4)
 
 
 class Varying(nn.Module):
@@ -122,14 +163,18 @@ class Varying(nn.Module):
         (lambda _: LinearDiscriminator(Varying()), "argument `features` must give as many for all images, got 4, 6"),
         (lambda _: LinearDiscriminator(nn.Flatten(0)), r"argument `features` must give \[N, D\], got \(4,\) of 2"),
         (lambda _: PenultimateLayer(nn.ReLU()), "argument `network` must have a linear layer, got ReLU without one"),
-        (lambda fitted: fitted(torch.zeros(4, 1, 32, 32), 1), "argument `real_scores` must hold at least 2 .* got 1"),
-        (lambda fitted: fitted(torch.zeros(4, 1, 32, 32), 4, LinearDual()), "linear in them for LinearDual, got"),
+        (
+            lambda fitted: fitted(loader(1)),
+            "argument `batch_size` of the data must be at least 2 for DualingGAN, got 1",
+        ),
+        (lambda fitted: fitted(ONE_BY_ONE), "argument `batch_size` of the data .*, got 1"),
+        (lambda fitted: fitted(loader(None)), "argument `real_scores` must hold at least 2 samples, got 1"),
+        (lambda fitted: fitted(loader(4), LinearDual()), "linear in them for LinearDual, got"),
     ],
 )
 def test_refused(make, message, tmp_path):
-    def fitted(images, batch_size, method=None):
-        loader = torch.utils.data.DataLoader(images, batch_size=batch_size)
-        fit(tmp_path, dualing(method=method), 1, data=loader)
+    def fitted(data, method=None):
+        fit(tmp_path, dualing(method=method), 1, data=data)
 
     with pytest.raises(ValueError, match=message):
         make(fitted)

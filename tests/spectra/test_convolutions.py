@@ -135,6 +135,16 @@ def test_zero_weights_have_a_bound():
     assert convolution_norm_bound(torch.zeros_like(CIRCULAR.weight), operator).item() == pytest.approx(0, abs=1e-100)
 
 
+@pytest.mark.parametrize("factor", [2.0**100, 2.0**-100])
+@pytest.mark.parametrize("layer", [CIRCULAR, nn.Conv2d(2, 3, 3, padding=1)])
+def test_the_bound_of_large_and_small_weights_is_in_proportion(layer, factor):
+    """Powers of two change no digit of float32; the squares of these would be infinite or 0."""
+    operator, weight = ConvolutionOperator.of_layer(layer, (6, 5)), layer.weight.detach().float()
+    bound = convolution_norm_bound(weight, operator).item()
+    assert 0 < bound < math.inf
+    assert convolution_norm_bound(factor * weight, operator).item() == factor * bound
+
+
 # --- Gradients
 
 
@@ -267,6 +277,8 @@ def test_a_large_operator_is_seen_as_circular():
          r"512 rows or columns and 8,388,608 entries, got \(57600, 65536\); take"),
         (lambda: convolution_norm_bound(CIRCULAR.weight, ConvolutionOperator.of_layer(CIRCULAR, (6, 5)), 0),
          "argument `iterations` must be at least 1, got 0"),
+        (lambda: convolution_norm_bound(math.nan * CIRCULAR.weight, ConvolutionOperator.of_layer(CIRCULAR, (6, 5))),
+         "argument `weight` must hold finite numbers, got some that are not"),
         (lambda: singular_values(network(), view="operator"),
          r"argument `input_shape` must be given where convolutions are operators, .* got None for Sequential"),
         (lambda: singular_values(network(), view="operator", input_shape=(3, 7, 7, 7)),

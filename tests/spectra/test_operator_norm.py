@@ -199,6 +199,13 @@ def test_batch_normalisation_counts_as_it_is_evaluated():
     assert model.training
 
 
+def test_weights_that_are_not_finite_are_named():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Conv1d(1, 1, 2))
+    model[1].weight.data[0] = math.nan
+    with pytest.raises(ValueError, match="weight of layer '1' must be finite, got NaN or infinity"):
+        lipschitz_bound(model, (1, 3))
+
+
 class _Applied(nn.Module):
     def __init__(self, function):
         super().__init__()
@@ -221,6 +228,83 @@ def test_functions_with_several_outputs_are_not_taken_for_constants(function, un
     found = lipschitz_bound(_Applied(function), (4,))
     assert found.unknown == unknown
     assert found.value == math.inf if unknown else found.value > 0
+
+
+def write_through_a_view(x):
+    x[:, :2].mul_(5)
+    return x
+
+
+def view_of_what_is_written(x):
+    buffer = torch.zeros(4)
+    view = buffer.view(4)
+    buffer.add_(x[0])
+    return view.unsqueeze(0)
+
+
+def relu_and_what_it_was(x):
+    view = x.view(4)
+    nn.functional.relu_(x)
+    return view
+
+
+REPEATED = torch.tensor([0, 0, 1, 0, 3])
+
+
+@pytest.mark.parametrize(
+    ("function", "unknown"),
+    [
+        (lambda x: nn.functional.dropout(x, 0.5), "dropout"),
+        (lambda x: torch.dropout(x, 0.5, True), "dropout"),
+        (lambda x: x * x.sum().item(), "item"),
+        (lambda x: torch.tensor(x.tolist()), "tolist"),
+        (lambda x: x + float(x.sum()), "__float__"),
+        (lambda x: x * (3.0 if x.sum().item() else 1.0), "item"),
+        (lambda x: torch.from_numpy(x.numpy()), "numpy"),
+        (lambda x: x * (2.0 if 0.5 in x else 1.0), "__contains__"),
+        (write_through_a_view, "mul_"),
+        (view_of_what_is_written, "add_ through a view"),
+        (relu_and_what_it_was, "relu_ through a view"),
+        (lambda x: (x.data.add_(x), x)[1], "data"),
+        (lambda x: x.to(torch.int64).float(), "to"),
+        (lambda x: x[:, x[0].long()], "long"),
+        (lambda x: nn.functional.interpolate(x[None], scale_factor=2.0, mode="linear"), "interpolate"),
+    ],
+)
+def test_what_leads_around_the_bound_is_named(function, unknown):
+    """Numbers of Python, writes through another tensor, random numbers: infinite, whatever comes after."""
+    found = lipschitz_bound(_Applied(function), (4,))
+    assert found.value == math.inf
+    assert found.unknown[0] == unknown
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda x: x[:, [2, 2, 2, 0]], math.sqrt(3)),
+        (lambda x: x[:, REPEATED], math.sqrt(3)),
+        (lambda x: x[..., torch.tensor([True, False, True, False])], 1),
+        (lambda x: x[:, None, 1:3], 1),
+        (lambda x: x.index_select(1, REPEATED), math.sqrt(3)),
+        (lambda x: x.repeat(1, 2), math.sqrt(2)),
+        (lambda x: x[0, :, None].expand(4, 5), math.sqrt(5)),
+        # Sides of 2 become 3 and 4: at most 2 times 2 copies, where 3 is their mean.
+        (lambda x: nn.functional.interpolate(x.view(1, 1, 2, 2), size=(3, 4)), 2),
+        (lambda x: nn.functional.interpolate(x[None], size=2), 1),
+        (lambda x: nn.functional.dropout(x, 0.5, training=False), 1),
+        (lambda x: nn.functional.dropout(x, 0.0), 1),
+        (lambda x: torch.mul(x, other=-3), 3),
+        (lambda x: x.view(2, 2).add_(1.0), 1),
+        (lambda x: x.mT, 1),
+    ],
+)
+def test_repetitions_are_counted(function, expected):
+    model = _Applied(function)
+    nn.init.eye_(model.layer.weight)
+    found = lipschitz_bound(model, (4,))
+    assert found.unknown == ()
+    assert expected <= found.value <= 1.05 * expected
+    assert measured(model.double(), (4,)) == pytest.approx(expected)
 
 
 def test_linear_layers_of_low_precision_have_a_tight_bound():

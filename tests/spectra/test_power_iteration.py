@@ -20,7 +20,7 @@ from helpers.preconditioned import (
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
-from pcgan_lightning.spectra import original_weight, power_iteration, precondition, preconditioners
+from pcgan_lightning.spectra import original_weight, power_iteration, precondition, preconditioners, singular_values
 
 OPTIMIZERS = {
     "adam": lambda parameters: torch.optim.Adam(parameters, lr=0.05),
@@ -40,6 +40,23 @@ def test_each_update_makes_one_power_iteration(make_optimizer):
         before = vectors(network)
         train(network, optimizer)
         assert_one_iteration(network, before)
+
+
+@pytest.mark.parametrize("norm", ["matrix", "operator"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_weight_that_was_zero_is_followed_again(norm, groups):
+    """And whatever it was before, in the same way."""
+    layers = [nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular", groups=groups, bias=False).double() for _ in "ab"]
+    weight = layers[0].weight.detach().clone()
+    for layer in layers:
+        precondition(layer, 1, "all", norm=norm, input_shape=(4, 5, 5))
+        for value in (torch.zeros_like(weight), weight):
+            original_weight(layer).data.copy_(value)
+            power_iteration(layer)
+        power_iteration(layer, 300)
+        expected = singular_values(layer, view=norm, input_shape=(4, 5, 5))["weight"].max()
+        torch.testing.assert_close(expected, torch.ones_like(expected), rtol=1e-6, atol=0)
+    assert_states_equal(*(state(layer) for layer in layers))
 
 
 @EACH_OPTIMIZER

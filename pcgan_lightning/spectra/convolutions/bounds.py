@@ -31,10 +31,12 @@ def convolution_norm_bound(weight: Tensor, operator: ConvolutionOperator, iterat
         iterations: t, at least 1. Default: the fewest that are certain to lead to at most 5% above the block's norm.
 
     Raises:
-        ValueError: for iterations below 1.
+        ValueError: for iterations below 1, or a weight that is not finite.
     """
     require_at_least(1, iterations=iterations)
     weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    if not weight.isfinite().all():
+        raise ValueError("argument `weight` must hold finite numbers, got some that are not")
     if not operator.is_circular and is_small(weight, operator):
         return gram_iteration(operator.dense(weight)[None], iterations)
     torus, factor = (operator, 1.0) if operator.is_circular else operator.enclosing()
@@ -49,6 +51,10 @@ def gram_iteration(matrices: Tensor, iterations: Optional[int] = None) -> Tensor
     smaller = min(matrices.shape[-2:])
     last = iterations or max(1, math.ceil(math.log2(max(1.0, math.log(smaller) / (2 * math.log(CLOSE))))))
     information = torch.finfo(matrices.dtype)
+    # Divided by a power of two, exactly, so that no square is too large or too small for the dtype.
+    unit = matrices.detach().abs().amax().clamp(min=information.tiny)
+    unit = torch.ldexp(torch.ones_like(unit), unit.frexp().exponent - 1)
+    matrices = matrices / unit
     scale = torch.linalg.matrix_norm(matrices.detach()).amax().clamp(min=information.tiny)
     grams = small_grams(matrices / scale)
     logarithms = grams.new_zeros(len(grams), dtype=scale.dtype)
@@ -68,7 +74,7 @@ def gram_iteration(matrices: Tensor, iterations: Optional[int] = None) -> Tensor
         grams = grams @ grams.mH
     # Products of matrices round by at most so much, of which ever smaller roots are taken.
     rounding = 1 + 4 * (smaller + max(matrices.shape[-2:])) * information.eps
-    return (logarithms / power).exp().amax() * scale * rounding
+    return (logarithms / power).exp().amax() * scale * rounding * unit
 
 
 def reshaped_norm_bound(weight: Tensor, operator: ConvolutionOperator) -> Tensor:

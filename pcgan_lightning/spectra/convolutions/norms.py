@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pcgan_lightning.spectra.convolutions.fourier import chunked_blocks, circular_singular_values, small_grams
 from pcgan_lightning.spectra.convolutions.operator import ConvolutionOperator
+from pcgan_lightning.spectra.matrices import started
 
 SMALL = 512  # rows or columns of an operator that is written out as a matrix
 SMALL_ENTRIES = 2**23
@@ -115,6 +116,7 @@ def power_iterate(
     Returns:
         u ``[out, *output_size]``, v, and the estimate :math:`\sigma = \|W^\top u\|`, the largest over the groups.
     """
+    v = started(v.reshape(operator.groups, -1)).view(v.shape)
     u, sigma = v, v.new_zeros(())
     for _ in range(iterations):
         u, _ = _normalized(operator.apply(weight, v.unsqueeze(0))[0], operator.groups)
