@@ -15,7 +15,7 @@ from pcgan_lightning.spectra.convolutions import (
 from pcgan_lightning.spectra.lipschitz import LipschitzBound, lipschitz_bound
 from pcgan_lightning.spectra.matrices import weight_layers
 from pcgan_lightning.spectra.minimax import fit_minimax
-from pcgan_lightning.spectra.pc_layer import Preconditioner, original_weight, preconditioners
+from pcgan_lightning.spectra.pc_layer import Preconditioner, Scale, original_weight, preconditioners
 from pcgan_lightning.spectra.polynomials import (
     PUBLISHED_CUTOFFS,
     PUBLISHED_POLYNOMIALS,
@@ -54,6 +54,7 @@ __all__ = [
     "Norm",
     "Polynomial",
     "Preconditioner",
+    "Scale",
     "View",
     "as_polynomial",
     "chosen_layers",
