@@ -16,6 +16,7 @@ from typing import Any
 from convolution_tables import convolution_spectra, operator_normalization
 from dualing_tables import dualing_box, dualing_cost, dualing_gaussians, dualing_images
 from faults_tables import faults, faults_points
+from language_model_tables import language_model
 from markdown_tables import markdown
 from mode_coverage_tables import mode_coverage, mode_coverage_short
 from results_file import RESULTS
@@ -202,6 +203,7 @@ TABLES = {function.__name__: function for function in (*_OF_RUNS, *_OF_TIMES)} |
     "dualing_cost": dualing_cost,
     "dualing_gaussians": dualing_gaussians,
     "dualing_images": dualing_images,
+    "language_model": language_model,
     "mixture_small": mixture,
     "mode_coverage": mode_coverage,
     "mode_coverage_short": mode_coverage_short,

@@ -1,5 +1,6 @@
 """Lightning callbacks: preconditioning and its monitors, for any LightningModule."""
 
+from pcgan_lightning.callbacks.adaptive_preconditioning import AdaptivePreconditioning
 from pcgan_lightning.callbacks.monitors import (
     AdaptiveMagnitudeLogger,
     BalanceLogger,
@@ -14,11 +15,7 @@ from pcgan_lightning.callbacks.monitors import (
     SpectralNormLogger,
     SpectrumLogger,
 )
-from pcgan_lightning.callbacks.preconditioning import (
-    AdaptivePreconditioning,
-    FixedPreconditioning,
-    Preconditioning,
-)
+from pcgan_lightning.callbacks.preconditioning import FixedPreconditioning, Preconditioning
 from pcgan_lightning.callbacks.running import (
     Acceleration,
     GANProgressBar,

@@ -13,8 +13,8 @@ from pcgan_lightning.arguments import require_not_negative, require_one_of
 
 Scope = Literal["global", "layer", "tensor"]
 
-# What torch's parametrizations put between a layer's name and its weight's.
-_PARAMETRIZED = re.compile(r"\.?\bparametrizations\.\w+\.original\d*$")
+# What torch's parametrizations put between a layer's name and its weight's, or that of a parameter of their own.
+_PARAMETRIZED = re.compile(r"\.?\bparametrizations\.\w+\.(original\d*|\d+\.\w+)$")
 
 
 class BlockwiseOptimizer(Optimizer):

@@ -10,6 +10,8 @@ NOT_COMPARED = ("config", "ckpt_path", "run_dir")
 
 _TAKES_EFFECT = "takes effect from here on"
 _REFUSED = "is refused"
+# What those of a run had before there was such a setting.
+_EARLIER = {"preconditioning.scale": "unit"}
 _REMAINS = "has no effect, the checkpoint's "
 
 # The first pattern that matches a setting says what becomes of its change.
@@ -36,6 +38,7 @@ _OUTCOMES = (
     ("model.*", _TAKES_EFFECT),
     ("data.seed", f"{_REMAINS}order of the data goes on"),
     ("data.*", _TAKES_EFFECT),
+    ("preconditioning.scale", _REFUSED),
     ("preconditioning", "takes effect where it is put on; the checkpoint's PC-layers stay where it is left out"),
     *((f"{key}.*", _TAKES_EFFECT) for key in ("trainer", "preconditioning", "scores", "checkpoint", "progress")),
     *((f"{key}.*", _TAKES_EFFECT) for key in ("guard", "collapse", "spectrum", "samples")),
@@ -90,6 +93,8 @@ def outcome(name: str) -> str:
 
 def _differences(former: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
     if not (isinstance(former, Mapping) and isinstance(now, Mapping)):
+        if former is None:
+            former = _EARLIER.get(name)
         if former != now:
             yield name, former, now
         return

@@ -7,18 +7,20 @@ singular vectors and the coefficients.
 import contextlib
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.nn.utils import parametrize
 
+from pcgan_lightning.arguments import require_one_of
 from pcgan_lightning.spectra.followed_layers import FOLLOWED_LAYERS, Followed
 from pcgan_lightning.spectra.matrices import MatrixLayout, weight_layers
 from pcgan_lightning.spectra.polynomials import Polynomial
 from pcgan_lightning.spectra.shared_weights import Kept, kept_weights, origin_of
 
+Scale = Literal["unit", "norm", "learnable"]
 EPSILON = 1e-12  # of the power iteration's normalisations, as in torch's own spectral norm
 
 
@@ -28,7 +30,8 @@ class Preconditioner(nn.Module):
     The gradient flows through :math:`\tilde\sigma`; u and v are constants. With g(x) = x this is spectral
     normalisation. Computed in at least float32 whatever the weight's dtype and autocast say, and returned in the
     weight's dtype. For a grouped convolution :math:`\tilde\sigma` is the largest over the diagonal blocks. Use
-    :func:`precondition` to put it on a network.
+    :func:`precondition` to put it on a network. By :meth:`set_scale` the layer keeps its scale: the result is
+    multiplied by :math:`\tilde\sigma`, as a constant, or by a trainable number.
 
     Args:
         weight: the weight tensor, for the initial u and v: its exact leading singular vectors.
@@ -39,10 +42,14 @@ class Preconditioner(nn.Module):
         u: left singular vectors, ``[groups, rows]``, a buffer.
         v: right singular vectors, ``[groups, cols]``, a buffer.
         polynomial: g. It travels in the ``state_dict`` as extra state.
+        scale: what g(SN(W)) is multiplied by where that is trained, a scalar Parameter, or None.
+        keeps_norm: a buffer of True where g(SN(W)) is multiplied by :math:`\tilde\sigma`, or None.
     """
 
     u: Tensor
     v: Tensor
+    scale: nn.Parameter | None
+    keeps_norm: Tensor | None
 
     def __init__(self, weight: Tensor, layout: MatrixLayout, polynomial: Polynomial) -> None:
         super().__init__()
@@ -51,6 +58,9 @@ class Preconditioner(nn.Module):
         u, v = leading_singular_vectors(self.matrices(weight.detach()))
         self.register_buffer("u", u)
         self.register_buffer("v", v)
+        # Of these, what is None has no key in the state.
+        self.register_parameter("scale", None)
+        self.register_buffer("keeps_norm", None)
         self._followed: Followed | None = None
 
     def matrices(self, weight: Tensor) -> Tensor:
@@ -71,7 +81,39 @@ class Preconditioner(nn.Module):
         # The largest eigenvalue of the Gram matrix is right to the last digit, unlike the small ones.
         return torch.linalg.eigvalsh(small @ small.mT).amax().sqrt().to(matrices.dtype)
 
+    @property
+    def scale_kind(self) -> Scale:
+        """What g(SN(W)) is multiplied by: ``"unit"``, nothing, ``"norm"`` or ``"learnable"``."""
+        if self.scale is not None:
+            return "learnable"
+        return "unit" if self.keeps_norm is None else "norm"
+
+    def set_scale(self, kind: Scale, weight: Tensor) -> None:
+        """Choose what g(SN(W)) is multiplied by; a trainable scale starts at the estimate of the weight's norm."""
+        require_one_of(get_args(Scale), scale=kind)
+        if kind == "learnable" and self.scale is None:
+            with torch.no_grad():
+                norm = self.spectral_norm(self.matrices(weight)).to(weight.dtype)
+            self.scale = nn.Parameter(norm, requires_grad=weight.requires_grad)
+        elif kind != "learnable":
+            self.scale = None
+        self.keeps_norm = torch.ones((), dtype=torch.bool, device=weight.device) if kind == "norm" else None
+
     def forward(self, weight: Tensor) -> Tensor:
+        """Return g(SN(weight)) times its scale, of the shape and dtype of `weight`."""
+        return self.scaled(self.unscaled(weight), weight)
+
+    def scaled(self, result: Tensor, weight: Tensor) -> Tensor:
+        """Return what g made of a weight, or of its singular values, times the layer's scale."""
+        if self.scale is not None:
+            return result * self.scale
+        if self.keeps_norm is None:
+            return result
+        with torch.no_grad(), without_autocast(weight.device.type):
+            norm = self.spectral_norm(self.matrices(weight))
+        return result * norm
+
+    def unscaled(self, weight: Tensor) -> Tensor:
         """Return g(SN(weight)), of the shape and dtype of `weight`; the same one inside of ``shared_weights``."""
         kept = kept_weights()
         if kept is None or (origin := origin_of((self.polynomial, id(weight)), (weight, self.u, self.v))) is None:
@@ -88,6 +130,11 @@ class Preconditioner(nn.Module):
             matrices = self.polynomial.of_matrix(matrices / self.spectral_norm(matrices))
             return self.layout.to_weight(matrices, weight.shape).to(weight.dtype)
 
+    def effective_values(self, values: Tensor, weight: Tensor) -> Tensor:
+        """Return the singular values of the effective weight, in descending order, from those of SN(W)."""
+        # Claim 3.2: the singular values of g(A) are |g(sigma)|, so that one SVD serves both.
+        return self.scaled(self.polynomial(values), weight).abs().sort(descending=True).values
+
     def get_extra_state(self) -> Tensor:
         """Return the coefficients of the current polynomial, ``[terms]``, float64."""
         return torch.tensor(self.polynomial.coefficients, dtype=torch.float64)
@@ -97,8 +144,9 @@ class Preconditioner(nn.Module):
         self.polynomial = Polynomial(tuple(state.tolist()))
 
     def extra_repr(self) -> str:
-        """Show the degree in the printed network."""
-        return f"degree={self.polynomial.degree}"
+        """Show the degree in the printed network, and the scale where it is not 1."""
+        scale = "" if self.scale_kind == "unit" else f", scale={self.scale_kind!r}"
+        return f"degree={self.polynomial.degree}{scale}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         before = self.u, self.v

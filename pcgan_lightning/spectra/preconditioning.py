@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from typing import Literal, Optional, TypeVar, Union
+from typing import Literal, Optional, TypeVar, Union, get_args
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -13,6 +13,7 @@ from pcgan_lightning.spectra.convolutions.pc_layer import OperatorPreconditioner
 from pcgan_lightning.spectra.matrices import MatrixLayout, WeightLayer, is_convolution, weight_layers
 from pcgan_lightning.spectra.pc_layer import (
     Preconditioner,
+    Scale,
     original_weight,
     preconditioner_of,
     weight_parametrizations,
@@ -39,6 +40,7 @@ def precondition(
     norm: Norm = "matrix",
     input_shape: Optional[InputShape] = None,
     hold_norm: bool = False,
+    scale: Scale = "unit",
 ) -> ModuleT:
     r"""Put a PC-layer :math:`g(SN(W))` on the weights of a network, in place.
 
@@ -59,13 +61,16 @@ def precondition(
         input_shape: for ``norm="operator"``, the shape of one input of the network, e.g. ``(3, 32, 32)``, or the
             spatial size of each convolution's inputs by layer name.
         hold_norm: for ``norm="operator"``, whether the norm is a constant for the gradient.
+        scale: what g(SN(W)) is multiplied by, the degree-1 layers' too: ``"unit"``, by 1; ``"norm"``, by the norm that
+            W was divided by, as a constant for the gradient; ``"learnable"``, by a trainable number of each layer,
+            which starts at that norm: make the optimizer afterwards then. Called again, it keeps that number.
 
     Returns:
         `module` itself.
 
     Raises:
-        ValueError: for an unknown degree or layer name, a module without a weight matrix, a zero or uninitialised
-            weight, or a weight under another parametrization.
+        ValueError: for an unknown degree, norm, scale or layer name, a module without a weight matrix, a zero or
+            uninitialised weight, or a weight under another parametrization.
 
     Example:
         >>> from torch import nn
@@ -76,6 +81,7 @@ def precondition(
     """
     polynomial = as_polynomial(degree)
     require_one_of(("matrix", "operator"), norm=norm)
+    require_one_of(get_args(Scale), scale=scale)
     found = weight_layers(module)
     if not found:
         raise ValueError(
@@ -93,7 +99,7 @@ def precondition(
         _check_weight(name, layer)
     operators = convolution_operators(module, input_shape) if norm == "operator" else {}
     for name, layer in affected.items():
-        _attach(layer, polynomial if name in chosen else as_polynomial(1), operators.get(name), hold_norm)
+        _attach(layer, polynomial if name in chosen else as_polynomial(1), operators.get(name), hold_norm, scale)
     return module
 
 
@@ -120,7 +126,7 @@ def chosen_layers(module: nn.Module, layers: LayerChoice = "convolutions") -> li
 
 
 def remove_preconditioning(module: ModuleT) -> ModuleT:
-    """Fold g(SN(W)) into plain weights, in place: outputs and Parameter objects stay the same.
+    """Fold g(SN(W)), with its scale, into plain weights, in place: outputs and Parameter objects stay the same.
 
     Layers without a PC-layer are left alone. Returns `module` itself.
     """
@@ -175,9 +181,16 @@ def match_preconditioning(module: nn.Module, state_dict: Mapping[str, Tensor], p
             inputs = state_dict[before + ("u" if MatrixLayout.of_layer(layer).transposed else "v")]
             held = state_dict.get(f"{before}held_norm")
             operator = None if held is None else ConvolutionOperator.of_layer(layer, inputs.shape[1:])
-            _attach(layer, Polynomial(tuple(state_dict[saved].tolist())), operator, bool(held))
+            polynomial = Polynomial(tuple(state_dict[saved].tolist()))
+            _attach(layer, polynomial, operator, bool(held), _saved_scale(state_dict, before))
         elif f"{path}weight" in state_dict:
             remove_svd(remove_preconditioning(layer))
+
+
+def _saved_scale(state_dict: Mapping[str, Tensor], prefix: str) -> Scale:
+    if f"{prefix}scale" in state_dict:
+        return "learnable"
+    return "norm" if f"{prefix}keeps_norm" in state_dict else "unit"
 
 
 def _check_weight(name: str, layer: WeightLayer) -> None:
@@ -203,7 +216,11 @@ def _check_weight(name: str, layer: WeightLayer) -> None:
 
 
 def _attach(
-    layer: WeightLayer, polynomial: Polynomial, operator: Optional[ConvolutionOperator] = None, held: bool = False
+    layer: WeightLayer,
+    polynomial: Polynomial,
+    operator: Optional[ConvolutionOperator] = None,
+    held: bool = False,
+    scale: Scale = "unit",
 ) -> None:
     """Put a PC-layer on one layer, in the place of torch's spectral norm where there is one."""
     layout = MatrixLayout.of_layer(layer)
@@ -218,12 +235,15 @@ def _attach(
         existing.polynomial = polynomial
         if isinstance(existing, OperatorPreconditioner):
             existing.hold(held)
+        existing.set_scale(scale, original_weight(layer))
         return
     chain, former = weight_parametrizations(layer), parametrized_spectral_norm(layer)
     if chain is not None:
         new = make(chain.original)
         if former is not None and operator is None:
             take_over_vectors(new, chain.original, former.dim, former.get_buffer("_u"), former.get_buffer("_v"))
+        if existing is not None:
+            new.scale = existing.scale  # which an optimizer may hold
         chain[0] = new.train(layer.training)
     else:
         vectors = remove_spectral_norm_hook(layer)
@@ -232,4 +252,5 @@ def _attach(
             take_over_vectors(new, layer.weight, *vectors)
         # `unsafe` skips the trial evaluation; shape and dtype are kept by construction.
         parametrize.register_parametrization(layer, "weight", new, unsafe=True)
+    new.set_scale(scale, original_weight(layer))
     new.follow(layer)

@@ -55,8 +55,8 @@ def singular_values(
     Args:
         target: a network, whose Linear, Conv and ConvTranspose layers are measured; or a weight tensor (out, ...),
             flattened to (out, rest); or a vector of singular values, which is returned sorted.
-        after_polynomial: for layers with a PC-layer, whether of the effective weight g(SN(W)) or of SN(W) before the
-            polynomial. Other layers are measured as their forward uses them.
+        after_polynomial: for layers with a PC-layer, whether of the effective weight, g(SN(W)) times its scale, or of
+            SN(W) before the polynomial. Other layers are measured as their forward uses them.
         view: of a convolution, ``"matrix"``, the weight flattened as above, or ``"operator"``, the linear map that it
             performs on images. That is exact for circular convolutions and for others of at most 512 rows or columns;
             of a larger one it is the spectrum of the circular convolution with the same kernel.
@@ -98,8 +98,7 @@ def singular_values(
         estimate = pc_layer.spectral_norm(pc_layer.matrices(original_weight(layers[name])))
         values[name] = values[name] / estimate.abs().to(values[name].dtype)
         if after_polynomial:
-            # Claim 3.2: the singular values of g(A) are |g(sigma)|, so that one SVD serves both.
-            values[name] = pc_layer.polynomial(values[name]).abs().sort(descending=True).values
+            values[name] = pc_layer.effective_values(values[name], original_weight(layers[name]))
     return values
 
 

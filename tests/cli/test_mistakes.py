@@ -131,6 +131,10 @@ COMMANDS = {
         lambda folder, run: ("--model.discriminator.width=3", "--ckpt_path", run / "checkpoints" / "last.ckpt"),
         r"argument `model\.discriminator\.width` must stay the checkpoint's in a run that goes on, 2, got 3",
     ),
+    "another scale": (
+        lambda folder, run: ("--preconditioning.scale=norm", "--ckpt_path", run / "checkpoints" / "last.ckpt"),
+        r"argument `preconditioning\.scale` must stay the checkpoint's in a run that goes on, 'unit', got 'norm'",
+    ),
     "a run folder that is a file": (occupied, r"`run_dir` must be a folder that can be written to, got .*run"),
     "a run folder that is taken": (lambda folder, run: ("--run_dir", run), r"`run_dir` must not hold a run yet"),
     "count": (generate("--count=0"), r"`count` must be at least 1, got 0"),

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.multiprocessing import start_processes
 
 from helpers import join_processes, unused_port
-from pcgan_lightning.callbacks import AdaptivePreconditioning, SVDParametrization
+from pcgan_lightning.callbacks import AdaptivePreconditioning, FixedPreconditioning, SVDParametrization
 from pcgan_lightning.data import ImageDataModule
 from pcgan_lightning.games import (
     JARE,
@@ -75,6 +75,10 @@ def adaptive_to_a_goal():
     return AdaptivePreconditioning(goal=1.3, degrees=[1, 3, 5, 7, 9, 17], every_n_steps=3, history=2)
 
 
+def scaled():
+    return FixedPreconditioning(5, layers="all", scale="learnable")
+
+
 def decay(optimizer):
     return LinearDecay(optimizer, total_iterations=ITERATIONS)
 
@@ -96,6 +100,7 @@ RULES = {
     "ada_nsgda": lambda: GAN(*mlps(), **both(partial(AdaNSGDA, lr=1e-3))),
     "ada_dir": lambda: GAN(*mlps(), **both(partial(AdaDir, lr=1e-3))),
     "grafted": lambda: GAN(*mlps(), **both(lambda p: Grafted(p, torch.optim.Adam, SGD))),
+    "learnable_scale": lambda: GAN(*mlps(), **both(SGD)),
     "simgd": lambda: SimultaneousGAN(*mlps(), method=SimGD(), **game),
     "conopt": lambda: SimultaneousGAN(*mlps(), method=ConOpt(1.0), **game),
     "jare": lambda: SimultaneousGAN(*mlps(), method=JARE(1.0), **game),
@@ -114,7 +119,7 @@ RULES = {
     "uneven_jare": lambda: SimultaneousGAN(*mlps(), method=JARE(1.0), **game),
 }
 RULES["apc_goal"] = RULES["apc"]
-CALLBACKS = {"apc": adaptive, "apc_goal": adaptive_to_a_goal, "svd": SVDParametrization}
+CALLBACKS = {"apc": adaptive, "apc_goal": adaptive_to_a_goal, "learnable_scale": scaled, "svd": SVDParametrization}
 
 
 def rules(processes):

@@ -33,6 +33,7 @@ EXPECTED = {
     "data.max_images": EFFECT,
     "data.seed": REMAINS,
     "preconditioning.degree": EFFECT,
+    "preconditioning.scale": REFUSED,
     "preconditioning": EFFECT,
     "trainer.max_steps": EFFECT,
     "trainer.precision": EFFECT,
@@ -73,6 +74,18 @@ def test_the_table_shows_all_of_them(matrix):
 
 def test_what_is_about_the_call_is_not_compared(matrix):
     assert compare_settings(matrix.FORMER, matrix.FORMER | {"run_dir": "runs/two", "ckpt_path": "last"}) == []
+
+
+def test_a_run_from_before_there_was_a_scale_goes_on(matrix):
+    former, now = (
+        {"preconditioning": {"init_args": arguments}} for arguments in ({"degree": 3}, {"degree": 3, "scale": "unit"})
+    )
+    assert compare_settings(former, now) == []
+    now["preconditioning"]["init_args"]["scale"] = "learnable"
+    (found,) = compare_settings(former, now)
+    assert str(found) == (
+        "argument `preconditioning.scale` must stay the checkpoint's in a run that goes on, 'unit', got 'learnable'"
+    )
 
 
 def test_a_stranger_can_not_break_the_line():

@@ -20,8 +20,10 @@ from pcgan_lightning.spectra import (
     convolution_norm_bound,
     convolution_operators,
     modified_condition_number,
+    original_weight,
     preconditioners,
     singular_values,
+    weight_layers,
 )
 
 TABLE_COLUMNS = ("layer", "degree", "sigma_max", "sigma_min", "condition_before", "condition_after")
@@ -152,7 +154,9 @@ class SpectrumLogger(Monitor):
         rows = math.ceil(len(layers) / across)
         first = Figure(figsize=(3.2 * across, 2.2 * rows + 0.5), layout="constrained")
         draw_singular_values(list(first.subplots(rows, across, sharex=True, sharey=True, squeeze=False).flat), smallest)
-        first.suptitle("The smallest singular values of each layer's effective weight (largest: about 1)")
+        largest = [values[0] for entry in layers.values() for values in entry["largest"]]
+        extent = f"(largest: {min(largest):.2g} to {max(largest):.2g})"
+        first.suptitle(f"The smallest singular values of each layer's effective weight {extent}")
         first.supxlabel("iteration")
         second = Figure(figsize=(8.5, 4.5), layout="constrained")
         axis = second.subplots()
@@ -203,16 +207,16 @@ def measure_layers(network: nn.Module, k: int) -> dict[str, dict[str, Any]]:
     """
     pc_layers = preconditioners(network)
     before = singular_values(network, after_polynomial=False)
-    after = {n: p.polynomial(before[n]).abs().sort(descending=True).values for n, p in pc_layers.items()}
-    rows = {}
+    layers, rows = weight_layers(network), {}
     for name, values in before.items():
-        effective = after.get(name, values)
+        pc_layer = pc_layers.get(name)
+        effective = values if pc_layer is None else pc_layer.effective_values(values, original_weight(layers[name]))
         rows[name] = {
             "smallest": effective.flip(0)[:k].tolist(),
             "largest": effective[:k].tolist(),
             "before": modified_condition_number(values).item(),
             "after": modified_condition_number(effective).item(),
-            "degree": pc_layers[name].polynomial.degree if name in pc_layers else 0,
+            "degree": 0 if pc_layer is None else pc_layer.polynomial.degree,
         }
     return rows
 
