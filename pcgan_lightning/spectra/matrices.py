@@ -1,5 +1,6 @@
 """The matrices behind the weights of layers: which layers have one, how it is laid out, batching by shape."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Union
@@ -86,3 +87,10 @@ def batch_by_shape(
         for index, piece in zip(indices, pieces, strict=True):
             results[index] = piece
     return results
+
+
+def without_autocast(device_type: str) -> contextlib.AbstractContextManager:
+    """Switch autocast off inside of the block."""
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return contextlib.nullcontext()

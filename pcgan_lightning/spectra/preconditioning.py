@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 from pcgan_lightning.arguments import require_one_of
 from pcgan_lightning.spectra.convolutions import ConvolutionOperator, InputShape, convolution_operators
 from pcgan_lightning.spectra.convolutions.pc_layer import OperatorPreconditioner
+from pcgan_lightning.spectra.forward_passes import compute_together
 from pcgan_lightning.spectra.matrices import MatrixLayout, WeightLayer, is_convolution, weight_layers
 from pcgan_lightning.spectra.pc_layer import (
     Preconditioner,
@@ -94,6 +95,7 @@ def precondition(
     operators = convolution_operators(module, input_shape) if norm == "operator" else {}
     for name, layer in affected.items():
         _attach(layer, polynomial if name in chosen else as_polynomial(1), operators.get(name), hold_norm)
+    compute_together(module)
     return module
 
 
@@ -135,6 +137,7 @@ def remove_preconditioning(module: ModuleT) -> ModuleT:
         # torch puts the weight behind the bias; optimizers of a fresh network have it first.
         for name in [n for n in layer._parameters if n != "weight"]:
             layer._parameters[name] = layer._parameters.pop(name)
+    compute_together(module)
     return module
 
 
@@ -178,6 +181,7 @@ def match_preconditioning(module: nn.Module, state_dict: Mapping[str, Tensor], p
             _attach(layer, Polynomial(tuple(state_dict[saved].tolist())), operator, bool(held))
         elif f"{path}weight" in state_dict:
             remove_svd(remove_preconditioning(layer))
+    compute_together(module)
 
 
 def _check_weight(name: str, layer: WeightLayer) -> None:

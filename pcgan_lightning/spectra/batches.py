@@ -1,0 +1,193 @@
+r"""g(SN(W)) of several layers at once: matrices of one shape take one product where each alone would take its own.
+
+The backward pass is written out. With :math:`A = W / \sigma`, :math:`\sigma = u^\top W v`, :math:`G = A A^\top`, and
+:math:`Y = p(G) A`, a cotangent D of Y becomes
+
+.. math:: \bar A = p(G) D + L A, \quad \bar W = (\bar A - \langle \bar A, A \rangle u v^\top) / \sigma
+
+where L is the derivative of p at G in the direction :math:`D A^\top + A D^\top`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Optional
+
+import torch
+from torch import Tensor, nn
+
+from pcgan_lightning.spectra.matrices import MatrixLayout, without_autocast
+from pcgan_lightning.spectra.matrix_polynomials import PowerSeries, power_series
+from pcgan_lightning.spectra.polynomials import Polynomial
+
+
+class Member(NamedTuple):
+    """One layer: its weight, how that is read as a matrix, singular vectors ``[1, rows]`` and ``[1, cols]``, and g."""
+
+    weight: nn.Parameter
+    layout: MatrixLayout
+    u: Tensor
+    v: Tensor
+    polynomial: Polynomial
+
+
+def fits(weight: Tensor, layout: MatrixLayout) -> bool:
+    """Whether a weight is one ordinary matrix, outside of anything that records or transforms operations."""
+    return (
+        type(weight) is nn.Parameter
+        and layout.groups == 1
+        and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active())
+    )
+
+
+def preconditioned(members: Sequence[Member]) -> list[Tensor]:
+    """Return g(SN(W)) of each, of its weight's shape and dtype, by one call for all of one shape and polynomial."""
+    forms = [_Form(member.layout, member.weight.shape, member.weight.dtype) for member in members]
+    batches: dict[tuple, list[int]] = {}
+    for index, (member, form) in enumerate(zip(members, forms, strict=True)):
+        key = form.sides, form.computed, member.weight.device, member.polynomial
+        batches.setdefault(key, []).append(index)
+    results: list[Tensor] = [torch.empty(0)] * len(members)
+    for (_, dtype, _, polynomial), indices in batches.items():
+        own = [forms[i] for i in indices]
+        # The vectors as those of the matrix in the batch, a column and a row.
+        pairs = [(members[i].v, members[i].u)[:: 1 if forms[i].is_tall else -1] for i in indices]
+        u, v = (_concatenated([pair[side].to(dtype) for pair in pairs]) for side in (0, 1))
+        weights = [members[i].weight for i in indices]
+        found = _Preconditioned.apply(polynomial, own, u.unsqueeze(2), v.unsqueeze(1), *weights)
+        for index, weight in zip(indices, found, strict=True):
+            results[index] = weight
+    return results
+
+
+class _Form(NamedTuple):
+    """How a weight stands in a batch."""
+
+    layout: MatrixLayout
+    shape: torch.Size
+    dtype: torch.dtype
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The smaller side and the larger one."""
+        rows = self.shape[1 if self.layout.transposed else 0]
+        cols = self.shape.numel() // rows
+        return min(rows, cols), max(rows, cols)
+
+    @property
+    def is_tall(self) -> bool:
+        """Whether the matrix is transposed, so that its rows are the smaller side."""
+        return self.shape[1 if self.layout.transposed else 0] > self.sides[0]
+
+    @property
+    def computed(self) -> torch.dtype:
+        """What the matrix is computed in."""
+        return torch.promote_types(self.dtype, torch.float32)
+
+    def read(self, weight: Tensor) -> Tensor:
+        """Return a weight as ``[1, m, n]``, m at most n, in at least float32."""
+        matrix = self.layout.to_matrices(weight).to(self.computed)
+        return matrix.mT if self.is_tall else matrix
+
+    def write(self, matrix: Tensor) -> Tensor:
+        """Return the weight of a matrix; inverse of :meth:`read`."""
+        return self.layout.to_weight(matrix.mT if self.is_tall else matrix, self.shape).to(self.dtype)
+
+
+class _Values(NamedTuple):
+    """What a batch was computed by, and the backward pass needs."""
+
+    matrices: Tensor  # SN(W), [batch, m, n]
+    norms: Tensor  # [batch, 1, 1]
+    u: Tensor  # [batch, m, 1]
+    v: Tensor  # [batch, 1, n]
+    constant: float  # p(0)
+    series: Optional[PowerSeries]  # p(G) - p(0) I
+
+    @classmethod
+    def of(cls, weights: Tensor, u: Tensor, v: Tensor, polynomial: Polynomial) -> "_Values":
+        norms = u.mT @ (weights @ v.mT)
+        matrices = weights / norms
+        constant, *higher = polynomial.coefficients
+        series = power_series(matrices @ matrices.mT, higher) if higher else None
+        return cls(matrices, norms, u, v, constant, series)
+
+    def result(self) -> Tensor:
+        """Return p(G) A."""
+        if self.series is None:
+            return self.constant * self.matrices if self.constant != 1.0 else self.matrices
+        return torch.baddbmm(self.matrices, self.series.value, self.matrices, beta=self.constant)
+
+    def gradient(self, cotangent: Tensor) -> Tensor:
+        """Return the cotangent of the weights, by differentiable operations."""
+        if self.series is None:
+            moved = self.constant * cotangent if self.constant != 1.0 else cotangent
+        else:
+            half = cotangent @ self.matrices.mT
+            moved = torch.baddbmm(cotangent, self.series.value, cotangent, beta=self.constant)
+            moved = torch.baddbmm(moved, self.series.derivative(half + half.mT), self.matrices)
+        along = (moved * self.matrices).sum((1, 2), keepdim=True)
+        return torch.baddbmm(moved, along * self.u, self.v, alpha=-1) / self.norms
+
+    def select(self, members: Sequence[int]) -> "_Values":
+        """Return those of some of the batch."""
+        index = list(members)
+        series = self.series
+        if series is not None:
+            series = PowerSeries(series.value[index], series.coefficients, tuple(part[index] for part in series.parts))
+        tensors = (self.matrices, self.norms, self.u, self.v)
+        return _Values(*(t[index] for t in tensors), self.constant, series)
+
+
+class _Preconditioned(torch.autograd.Function):
+    """Weights to g(SN(weights)), for one shape of matrix.
+
+    What the backward pass needs are copies, kept as long as the graph: one layer's loss may be backpropagated without
+    the others', which takes nothing from them.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, polynomial: Polynomial, forms: Sequence[_Form], u: Tensor, v: Tensor, *weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        with without_autocast(u.device.type):
+            values = _Values.of(_stacked(forms, weights), u, v, polynomial)
+            # Neither a piece nor its form counts as a view, or autograd would refuse to change a weight in place.
+            pieces = torch.unsafe_split(values.result(), 1)
+            results = tuple(form.write(piece).detach() for form, piece in zip(forms, pieces, strict=True))
+        ctx.values, ctx.forms, ctx.polynomial = values, forms, polynomial
+        ctx.versions = _versions(u, v)
+        ctx.save_for_backward(*weights)
+        ctx.set_materialize_grads(False)
+        return results
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Optional[Tensor]) -> tuple[Optional[Tensor], ...]:
+        values: _Values = ctx.values
+        if _versions(values.u, values.v) != ctx.versions:
+            raise RuntimeError("the singular vectors of a PC-layer were changed in place before its backward pass")
+        needed = [i for i, c in enumerate(cotangents) if c is not None and ctx.needs_input_grad[4 + i]]
+        if not needed:
+            return (None,) * len(ctx.needs_input_grad)
+        given = [c for i, c in enumerate(cotangents) if c is not None and i in needed]
+        forms = [ctx.forms[i] for i in needed]
+        with without_autocast(given[0].device.type):
+            if torch.is_grad_enabled():  # the gradient will be differentiated: by the weights, which have a graph
+                values = _Values.of(_stacked(ctx.forms, ctx.saved_tensors), values.u, values.v, ctx.polynomial)
+            if len(needed) < len(ctx.forms):
+                values = values.select(needed)
+            gradients = values.gradient(_stacked(forms, given))
+            found: list[Optional[Tensor]] = [None] * len(cotangents)
+            for i, form, piece in zip(needed, forms, gradients.split(1), strict=True):
+                found[i] = form.write(piece)
+        return (None, None, None, None, *found)
+
+
+def _stacked(forms: Sequence[_Form], weights: Sequence[Tensor]) -> Tensor:
+    return _concatenated([form.read(weight) for form, weight in zip(forms, weights, strict=True)])
+
+
+def _concatenated(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(tensors)) if len(tensors) > 1 else tensors[0]  # one alone needs no copy
+
+
+def _versions(*tensors: Tensor) -> list[Optional[int]]:
+    return [None if t.is_inference() else t._version for t in tensors]
