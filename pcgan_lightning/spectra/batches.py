@@ -1,5 +1,7 @@
 r"""g(SN(W)) of several layers at once: matrices of one shape take one product where each alone would take its own.
 
+Small ones of other shapes take part as well, with zeros around them.
+
 The backward pass is written out. With :math:`A = W / \sigma`, :math:`\sigma = u^\top W v`, :math:`G = A A^\top`, and
 :math:`Y = p(G) A`, a cotangent D of Y becomes
 
@@ -8,6 +10,7 @@ The backward pass is written out. With :math:`A = W / \sigma`, :math:`\sigma = u
 where L is the derivative of p at G in the direction :math:`D A^\top + A D^\top`.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Optional
 
@@ -17,6 +20,10 @@ from torch import Tensor, nn
 from pcgan_lightning.spectra.matrices import MatrixLayout, without_autocast
 from pcgan_lightning.spectra.matrix_polynomials import PowerSeries, power_series
 from pcgan_lightning.spectra.polynomials import Polynomial
+
+# Products of matrices up to this many multiplications are padded to one shape: fewer calls weigh more than the zeros.
+PADDED = {"cpu": 2**20}
+PADDED_ELSEWHERE = 2**25
 
 
 class Member(NamedTuple):
@@ -41,21 +48,71 @@ def fits(weight: Tensor, layout: MatrixLayout) -> bool:
 def preconditioned(members: Sequence[Member]) -> list[Tensor]:
     """Return g(SN(W)) of each, of its weight's shape and dtype, by one call for all of one shape and polynomial."""
     forms = [_Form(member.layout, member.weight.shape, member.weight.dtype) for member in members]
-    batches: dict[tuple, list[int]] = {}
-    for index, (member, form) in enumerate(zip(members, forms, strict=True)):
-        key = form.sides, form.computed, member.weight.device, member.polynomial
-        batches.setdefault(key, []).append(index)
+    kinds = [(form.computed, m.weight.device, m.polynomial) for form, m in zip(forms, members, strict=True)]
     results: list[Tensor] = [torch.empty(0)] * len(members)
-    for (_, dtype, _, polynomial), indices in batches.items():
+    for indices in batches_of([form.sides for form in forms], kinds, [m.weight.device.type for m in members]):
+        dtype, _, polynomial = kinds[indices[0]]
         own = [forms[i] for i in indices]
         # The vectors as those of the matrix in the batch, a column and a row.
         pairs = [(members[i].v, members[i].u)[:: 1 if forms[i].is_tall else -1] for i in indices]
-        u, v = (_concatenated([pair[side].to(dtype) for pair in pairs]) for side in (0, 1))
+        u, v = (stacked([pair[side].to(dtype) for pair in pairs]) for side in (0, 1))
         weights = [members[i].weight for i in indices]
         found = _Preconditioned.apply(polynomial, own, u.unsqueeze(2), v.unsqueeze(1), *weights)
         for index, weight in zip(indices, found, strict=True):
             results[index] = weight
     return results
+
+
+def batches_of(sides: Sequence[tuple[int, int]], kinds: Sequence[Any], devices: Sequence[str]) -> list[list[int]]:
+    """Return which of the matrices go into one batch: equal ones of a kind, and small ones that zeros make equal.
+
+    Zeros around a matrix are zeros around its products.
+
+    Args:
+        sides: rows and columns.
+        kinds: what else must be equal.
+        devices: the type of each one's device.
+    """
+    equal: dict[tuple, list[int]] = {}
+    for index, key in enumerate(zip(kinds, sides, strict=True)):
+        equal.setdefault(key, []).append(index)
+    batches: list[list[int]] = []
+    open_batch: dict[Any, tuple[list[int], tuple[int, int]]] = {}  # by kind, with its sides
+    for (kind, (rows, cols)), indices in sorted(equal.items(), key=lambda item: math.prod(item[0][1])):
+        members, (most_rows, most_cols) = open_batch.get(kind, ([], (0, 0)))
+        rows, cols = max(rows, most_rows), max(cols, most_cols)
+        size = (len(members) + len(indices)) * rows * cols * min(rows, cols)
+        if members and size <= PADDED.get(devices[indices[0]], PADDED_ELSEWHERE):
+            members += indices
+        else:
+            members = indices
+            rows, cols = sides[indices[0]]
+            batches.append(members)
+        open_batch[kind] = members, (rows, cols)
+    return batches
+
+
+def stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """Return tensors of one number of axes as one along the first, with zeros where others are larger."""
+    if len(tensors) == 1:  # one alone needs no copy
+        return tensors[0]
+    sizes = [max(each) for each in zip(*(t.shape[1:] for t in tensors), strict=True)]
+    if all(list(t.shape[1:]) == sizes for t in tensors):
+        return torch.cat(list(tensors))
+    if torch.is_grad_enabled():  # of what follows, autograd knows nothing
+        return torch.cat([_padded(t, sizes) for t in tensors])
+    counts = [len(t) for t in tensors]
+    result = tensors[0].new_zeros(sum(counts), *sizes)
+    places = [
+        place[tuple(slice(size) for size in t.shape)] for place, t in zip(result.split(counts), tensors, strict=True)
+    ]
+    torch._foreach_copy_(places, list(tensors))
+    return result
+
+
+def _padded(tensor: Tensor, sizes: Sequence[int]) -> Tensor:
+    missing = [(0, size - own) for size, own in zip(sizes, tensor.shape[1:], strict=True)]
+    return nn.functional.pad(tensor, [width for pair in reversed(missing) for width in pair])
 
 
 class _Form(NamedTuple):
@@ -88,7 +145,8 @@ class _Form(NamedTuple):
         return matrix.mT if self.is_tall else matrix
 
     def write(self, matrix: Tensor) -> Tensor:
-        """Return the weight of a matrix; inverse of :meth:`read`."""
+        """Return the weight of a matrix, zeros around it left out; inverse of :meth:`read`."""
+        matrix = matrix[:, : self.sides[0], : self.sides[1]]
         return self.layout.to_weight(matrix.mT if self.is_tall else matrix, self.shape).to(self.dtype)
 
 
@@ -152,7 +210,7 @@ class _Preconditioned(torch.autograd.Function):
             values = _Values.of(_stacked(forms, weights), u, v, polynomial)
             # Neither a piece nor its form counts as a view, or autograd would refuse to change a weight in place.
             pieces = torch.unsafe_split(values.result(), 1)
-            results = tuple(form.write(piece).detach() for form, piece in zip(forms, pieces, strict=True))
+            results = tuple(form.write(piece).contiguous().detach() for form, piece in zip(forms, pieces, strict=True))
         ctx.values, ctx.forms, ctx.polynomial = values, forms, polynomial
         ctx.versions = _versions(u, v)
         ctx.save_for_backward(*weights)
@@ -182,11 +240,7 @@ class _Preconditioned(torch.autograd.Function):
 
 
 def _stacked(forms: Sequence[_Form], weights: Sequence[Tensor]) -> Tensor:
-    return _concatenated([form.read(weight) for form, weight in zip(forms, weights, strict=True)])
-
-
-def _concatenated(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat(list(tensors)) if len(tensors) > 1 else tensors[0]  # one alone needs no copy
+    return stacked([form.read(weight) for form, weight in zip(forms, weights, strict=True)])
 
 
 def _versions(*tensors: Tensor) -> list[Optional[int]]:
