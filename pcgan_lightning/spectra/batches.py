@@ -10,6 +10,7 @@ The backward pass is written out. With :math:`A = W / \sigma`, :math:`\sigma = u
 where L is the derivative of p at G in the direction :math:`D A^\top + A D^\top`.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Optional
@@ -21,9 +22,9 @@ from pcgan_lightning.spectra.matrices import MatrixLayout, without_autocast
 from pcgan_lightning.spectra.matrix_polynomials import PowerSeries, power_series
 from pcgan_lightning.spectra.polynomials import Polynomial
 
-# Products of matrices up to this many multiplications are padded to one shape: fewer calls weigh more than the zeros.
-PADDED = {"cpu": 2**20}
-PADDED_ELSEWHERE = 2**25
+# How many multiplications of a Gram matrix, zeros included, are worth one call less; and how many times as many as
+# without zeros. On a CPU a call is cheap.
+PADDED, PADDED_ON_CPU, PADDED_SHARE = 2**25, 2**20, 4
 
 
 class Member(NamedTuple):
@@ -47,20 +48,31 @@ def fits(weight: Tensor, layout: MatrixLayout) -> bool:
 
 def preconditioned(members: Sequence[Member]) -> list[Tensor]:
     """Return g(SN(W)) of each, of its weight's shape and dtype, by one call for all of one shape and polynomial."""
-    forms = [_Form(member.layout, member.weight.shape, member.weight.dtype) for member in members]
-    kinds = [(form.computed, m.weight.device, m.polynomial) for form, m in zip(forms, members, strict=True)]
     results: list[Tensor] = [torch.empty(0)] * len(members)
-    for indices in batches_of([form.sides for form in forms], kinds, [m.weight.device.type for m in members]):
-        dtype, _, polynomial = kinds[indices[0]]
-        own = [forms[i] for i in indices]
+    kinds = tuple((m.layout, m.weight.shape, m.weight.dtype, m.weight.device, m.polynomial) for m in members)
+    for indices, forms in _plan(kinds):
+        own = [members[i] for i in indices]
         # The vectors as those of the matrix in the batch, a column and a row.
-        pairs = [(members[i].v, members[i].u)[:: 1 if forms[i].is_tall else -1] for i in indices]
-        u, v = (stacked([pair[side].to(dtype) for pair in pairs]) for side in (0, 1))
-        weights = [members[i].weight for i in indices]
-        found = _Preconditioned.apply(polynomial, own, u.unsqueeze(2), v.unsqueeze(1), *weights)
+        pairs = [(m.v, m.u) if form.is_tall else (m.u, m.v) for m, form in zip(own, forms, strict=True)]
+        u, v = (
+            stacked([x if x.dtype == forms[0].computed else x.to(forms[0].computed) for x in side])
+            for side in zip(*pairs, strict=True)
+        )
+        found = _Preconditioned.apply(
+            own[0].polynomial, forms, u.unsqueeze(2), v.unsqueeze(1), *(m.weight for m in own)
+        )
         for index, weight in zip(indices, found, strict=True):
             results[index] = weight
     return results
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan(kinds: tuple[tuple[Any, ...], ...]) -> list[tuple[list[int], list["_Form"]]]:
+    """Return the batches of layers of these layouts, shapes, dtypes, devices and polynomials, by their places."""
+    forms = [_Form.of(layout, shape, dtype) for layout, shape, dtype, _, _ in kinds]
+    others = [(form.computed, device, polynomial) for form, (*_, device, polynomial) in zip(forms, kinds, strict=True)]
+    batches = batches_of([(form.small, form.large) for form in forms], others, [device.type for *_, device, _ in kinds])
+    return [(indices, [forms[i] for i in indices]) for indices in batches]
 
 
 def batches_of(sides: Sequence[tuple[int, int]], kinds: Sequence[Any], devices: Sequence[str]) -> list[list[int]]:
@@ -77,18 +89,19 @@ def batches_of(sides: Sequence[tuple[int, int]], kinds: Sequence[Any], devices: 
     for index, key in enumerate(zip(kinds, sides, strict=True)):
         equal.setdefault(key, []).append(index)
     batches: list[list[int]] = []
-    open_batch: dict[Any, tuple[list[int], tuple[int, int]]] = {}  # by kind, with its sides
-    for (kind, (rows, cols)), indices in sorted(equal.items(), key=lambda item: math.prod(item[0][1])):
-        members, (most_rows, most_cols) = open_batch.get(kind, ([], (0, 0)))
-        rows, cols = max(rows, most_rows), max(cols, most_cols)
-        size = (len(members) + len(indices)) * rows * cols * min(rows, cols)
-        if members and size <= PADDED.get(devices[indices[0]], PADDED_ELSEWHERE):
+    last: dict[Any, tuple[list[int], int, int, int]] = {}  # of a kind: its batch, rows, columns, and own products
+    for (kind, (rows, cols)), indices in sorted(equal.items(), key=lambda item: -math.prod(item[0][1])):
+        own = len(indices) * rows * cols * min(rows, cols)
+        members, most_rows, most_cols, own_before = last.get(kind, ([], 0, 0, 0))
+        most_rows, most_cols, total = max(rows, most_rows), max(cols, most_cols), own + own_before
+        padded = (len(members) + len(indices)) * most_rows * most_cols * min(most_rows, most_cols)
+        limit = PADDED_ON_CPU if devices[indices[0]] == "cpu" else PADDED
+        if members and padded <= min(limit, PADDED_SHARE * total):
             members += indices
+            last[kind] = members, most_rows, most_cols, total
         else:
-            members = indices
-            rows, cols = sides[indices[0]]
-            batches.append(members)
-        open_batch[kind] = members, (rows, cols)
+            batches.append(indices)
+            last[kind] = indices, rows, cols, own
     return batches
 
 
@@ -116,38 +129,36 @@ def _padded(tensor: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 class _Form(NamedTuple):
-    """How a weight stands in a batch."""
+    """How a weight stands in a batch: as a matrix of `small` rows and `large` columns, transposed where it is tall."""
 
     layout: MatrixLayout
     shape: torch.Size
     dtype: torch.dtype
+    computed: torch.dtype
+    small: int
+    large: int
+    is_tall: bool
 
-    @property
-    def sides(self) -> tuple[int, int]:
-        """The smaller side and the larger one."""
-        rows = self.shape[1 if self.layout.transposed else 0]
-        cols = self.shape.numel() // rows
-        return min(rows, cols), max(rows, cols)
-
-    @property
-    def is_tall(self) -> bool:
-        """Whether the matrix is transposed, so that its rows are the smaller side."""
-        return self.shape[1 if self.layout.transposed else 0] > self.sides[0]
-
-    @property
-    def computed(self) -> torch.dtype:
-        """What the matrix is computed in."""
-        return torch.promote_types(self.dtype, torch.float32)
+    @classmethod
+    def of(cls, layout: MatrixLayout, shape: torch.Size, dtype: torch.dtype) -> "_Form":
+        rows = shape[1 if layout.transposed else 0]
+        cols = shape.numel() // rows
+        computed = torch.promote_types(dtype, torch.float32)
+        return cls(layout, shape, dtype, computed, min(rows, cols), max(rows, cols), rows > cols)
 
     def read(self, weight: Tensor) -> Tensor:
-        """Return a weight as ``[1, m, n]``, m at most n, in at least float32."""
-        matrix = self.layout.to_matrices(weight).to(self.computed)
+        """Return a weight as ``[1, small, large]`` in at least float32."""
+        matrix = self.layout.to_matrices(weight)
+        if self.computed != self.dtype:
+            matrix = matrix.to(self.computed)
         return matrix.mT if self.is_tall else matrix
 
     def write(self, matrix: Tensor) -> Tensor:
         """Return the weight of a matrix, zeros around it left out; inverse of :meth:`read`."""
-        matrix = matrix[:, : self.sides[0], : self.sides[1]]
-        return self.layout.to_weight(matrix.mT if self.is_tall else matrix, self.shape).to(self.dtype)
+        if matrix.shape[1:] != (self.small, self.large):
+            matrix = matrix[:, : self.small, : self.large]
+        weight = self.layout.to_weight(matrix.mT if self.is_tall else matrix, self.shape)
+        return weight if self.computed == self.dtype else weight.to(self.dtype)
 
 
 class _Values(NamedTuple):
