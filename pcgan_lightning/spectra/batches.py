@@ -196,15 +196,6 @@ class _Values(NamedTuple):
         along = (moved * self.matrices).sum((1, 2), keepdim=True)
         return torch.baddbmm(moved, along * self.u, self.v, alpha=-1) / self.norms
 
-    def select(self, members: Sequence[int]) -> "_Values":
-        """Return those of some of the batch."""
-        index = list(members)
-        series = self.series
-        if series is not None:
-            series = PowerSeries(series.value[index], series.coefficients, tuple(part[index] for part in series.parts))
-        tensors = (self.matrices, self.norms, self.u, self.v)
-        return _Values(*(t[index] for t in tensors), self.constant, series)
-
 
 class _Preconditioned(torch.autograd.Function):
     """Weights to g(SN(weights)), for one shape of matrix.
@@ -233,20 +224,20 @@ class _Preconditioned(torch.autograd.Function):
         values: _Values = ctx.values
         if _versions(values.u, values.v) != ctx.versions:
             raise RuntimeError("the singular vectors of a PC-layer were changed in place before its backward pass")
-        needed = [i for i, c in enumerate(cotangents) if c is not None and ctx.needs_input_grad[4 + i]]
-        if not needed:
+        needed = [c is not None and n for c, n in zip(cotangents, ctx.needs_input_grad[4:], strict=True)]
+        if not any(needed):
             return (None,) * len(ctx.needs_input_grad)
-        given = [c for i, c in enumerate(cotangents) if c is not None and i in needed]
-        forms = [ctx.forms[i] for i in needed]
-        with without_autocast(given[0].device.type):
+        filled = [
+            values.matrices.new_zeros(form.shape) if c is None else c
+            for c, form in zip(cotangents, ctx.forms, strict=True)
+        ]
+        with without_autocast(values.u.device.type):
             if torch.is_grad_enabled():  # the gradient will be differentiated: by the weights, which have a graph
                 values = _Values.of(_stacked(ctx.forms, ctx.saved_tensors), values.u, values.v, ctx.polynomial)
-            if len(needed) < len(ctx.forms):
-                values = values.select(needed)
-            gradients = values.gradient(_stacked(forms, given))
-            found: list[Optional[Tensor]] = [None] * len(cotangents)
-            for i, form, piece in zip(needed, forms, gradients.split(1), strict=True):
-                found[i] = form.write(piece)
+            gradients = values.gradient(_stacked(ctx.forms, filled)).split(1)
+            found = [
+                form.write(piece) if n else None for n, form, piece in zip(needed, ctx.forms, gradients, strict=True)
+            ]
         return (None, None, None, None, *found)
 
 
