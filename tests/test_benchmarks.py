@@ -179,3 +179,15 @@ def test_a_kill_at_a_file_operation_changes_nothing(tmp_path):
     assert f" write {CHECKPOINT}: bit-identical\n" in done.stdout
     assert "| 2 | 2 of 2 |" in done.stdout
     assert "1 times by SIGKILL" in done.stdout
+
+
+def test_kernels_of_an_update(monkeypatch):
+    """As many of a plain layer as one counts by hand, and not many more with PC-layers."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    script = importlib.import_module("kernels")
+    with script.KernelCounter() as counter:
+        torch.nn.functional.linear(torch.ones(2, 3), torch.ones(4, 3, requires_grad=True)).sum().backward()
+    # Three of ones, the product, the sum, the gradient of the sum, and the product back.
+    assert counter.counts == {"ones": 2, "mm": 2, "sum": 1, "ones_like": 1}
+    plain, *degrees = (script.kernels(script.VARIANTS[n], 64).total() for n in ("plain", "degree 1", "degree 17"))
+    assert max(degrees) - plain <= 120

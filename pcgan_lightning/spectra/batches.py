@@ -30,7 +30,7 @@ PADDED, PADDED_ON_CPU, PADDED_SHARE = 2**25, 2**20, 4
 class Member(NamedTuple):
     """One layer: its weight, how that is read as a matrix, singular vectors ``[1, rows]`` and ``[1, cols]``, and g."""
 
-    weight: nn.Parameter
+    weight: Tensor
     layout: MatrixLayout
     u: Tensor
     v: Tensor
@@ -205,7 +205,7 @@ class _Preconditioned(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, polynomial: Polynomial, forms: Sequence[_Form], u: Tensor, v: Tensor, *weights: Tensor
     ) -> tuple[Tensor, ...]:
         with without_autocast(u.device.type):

@@ -42,7 +42,7 @@ class MatrixLayout:
     def to_matrices(self, weight: Tensor) -> Tensor:
         """Return the matrices ``[groups, rows, cols]`` of a weight (a view where strides allow)."""
         if self.groups == 1 and not self.transposed:  # the usual case, in one operation
-            return weight.reshape(1, len(weight), -1)
+            return weight.reshape(1, weight.shape[0], -1)
         blocks = weight.unflatten(0, (self.groups, -1))
         if self.transposed:
             blocks = blocks.transpose(1, 2)

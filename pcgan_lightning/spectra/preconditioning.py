@@ -162,7 +162,7 @@ def match_preconditioning(module: nn.Module, state_dict: Mapping[str, Tensor], p
     """Put PC-layers or SVD parametrizations on, or take them off, so that `module` can load `state_dict` strictly.
 
     Args:
-        module: a freshly built network.
+        module: a freshly built network, the one that computes its PC-layers together.
         state_dict: the state of a network of the same architecture, of which some layers may be preconditioned.
         prefix: what stands before the names of `module` in the keys, e.g. ``"discriminator."``.
     """
