@@ -58,9 +58,9 @@ def preconditioned(members: Sequence[Member]) -> list[Tensor]:
             stacked([x if x.dtype == forms[0].computed else x.to(forms[0].computed) for x in side])
             for side in zip(*pairs, strict=True)
         )
-        found = _Preconditioned.apply(
-            own[0].polynomial, forms, u.unsqueeze(2), v.unsqueeze(1), *(m.weight for m in own)
-        )
+        recorded = torch.is_grad_enabled() and any(m.weight.requires_grad for m in own)
+        apply: Any = _Preconditioned.apply if recorded else _without_graph
+        found = apply(own[0].polynomial, forms, u.unsqueeze(2), v.unsqueeze(1), *(m.weight for m in own))
         for index, weight in zip(indices, found, strict=True):
             results[index] = weight
     return results
@@ -208,11 +208,7 @@ class _Preconditioned(torch.autograd.Function):
     def forward(
         ctx: Any, polynomial: Polynomial, forms: Sequence[_Form], u: Tensor, v: Tensor, *weights: Tensor
     ) -> tuple[Tensor, ...]:
-        with without_autocast(u.device.type):
-            values = _Values.of(_stacked(forms, weights), u, v, polynomial)
-            # Neither a piece nor its form counts as a view, or autograd would refuse to change a weight in place.
-            pieces = torch.unsafe_split(values.result(), 1)
-            results = tuple(form.write(piece).contiguous().detach() for form, piece in zip(forms, pieces, strict=True))
+        values, results = _computed(polynomial, forms, u, v, weights)
         ctx.values, ctx.forms, ctx.polynomial = values, forms, polynomial
         ctx.versions = _versions(u, v)
         ctx.save_for_backward(*weights)
@@ -239,6 +235,23 @@ class _Preconditioned(torch.autograd.Function):
                 form.write(piece) if n else None for n, form, piece in zip(needed, ctx.forms, gradients, strict=True)
             ]
         return (None, None, None, None, *found)
+
+
+def _computed(
+    polynomial: Polynomial, forms: Sequence[_Form], u: Tensor, v: Tensor, weights: Sequence[Tensor]
+) -> tuple[_Values, tuple[Tensor, ...]]:
+    with without_autocast(u.device.type):
+        values = _Values.of(_stacked(forms, weights), u, v, polynomial)
+        # Neither a piece nor its form counts as a view, or autograd would refuse to change a weight in place.
+        pieces = torch.unsafe_split(values.result(), 1)
+        return values, tuple(form.write(piece).contiguous().detach() for form, piece in zip(forms, pieces, strict=True))
+
+
+@torch.no_grad()
+def _without_graph(
+    polynomial: Polynomial, forms: Sequence[_Form], u: Tensor, v: Tensor, *weights: Tensor
+) -> tuple[Tensor, ...]:
+    return _computed(polynomial, forms, u, v, weights)[1]
 
 
 def _stacked(forms: Sequence[_Form], weights: Sequence[Tensor]) -> Tensor:
