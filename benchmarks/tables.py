@@ -43,6 +43,13 @@ def preconditioning_overhead(content: dict[str, Any]) -> list[str]:
     return markdown(heads, rows, f"One measurement of the full spectrum takes {spectrum} of 1,000 iterations.")
 
 
+def kernels(content: dict[str, Any]) -> list[str]:
+    result = content["result"]
+    rows = [[name, str(count), str(result["extra"][name])] for name, count in result["kernels"].items()]
+    note = f"ResNet for 32x32, width {content['settings']['width']}, 11 layers: forward pass, backward pass and Adam."
+    return markdown(["discriminator's weights", "kernels an update", "more than plain"], rows, note)
+
+
 def throughput(content: dict[str, Any]) -> list[str]:
     result, settings = content["result"], content["settings"]
     speeds, reference = result["iterations_per_second"], result["iterations_per_second"]["plain eager torch, float32"]
@@ -192,6 +199,7 @@ _OF_TIMES = (
     convolution_spectra,
     game_updates,
     guards,
+    kernels,
     optimizers,
     preconditioning_overhead,
     processes,

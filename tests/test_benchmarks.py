@@ -197,3 +197,15 @@ def test_theorem1(tmp_path, monkeypatch):
     assert "(2) is violated at 0 of " in lines[-1]
     assert "4 random settings" in lines[-1]
     assert Image.open(tmp_path / "picture.png").size > (900, 400)
+
+
+def test_kernels_of_an_update(monkeypatch):
+    """As many of a plain layer as one counts by hand, and not many more with PC-layers."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    script = importlib.import_module("kernels")
+    with script.KernelCounter() as counter:
+        torch.nn.functional.linear(torch.ones(2, 3), torch.ones(4, 3, requires_grad=True)).sum().backward()
+    # Three of ones, the product, the sum, the gradient of the sum, and the product back.
+    assert counter.counts == {"ones": 2, "mm": 2, "sum": 1, "ones_like": 1}
+    plain, *degrees = (script.kernels(script.VARIANTS[n], 64).total() for n in ("plain", "degree 1", "degree 17"))
+    assert max(degrees) - plain <= 120

@@ -281,7 +281,8 @@ class TwoPlayerModule(GameModule, ABC):
         self._streams.load_state_dict(checkpoint)
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             self._former_options = checkpoint.get("optimizer_options", {})
-        match_preconditioning(self, checkpoint["state_dict"])
+        for name, network in self.named_children():  # each computes its own PC-layers together
+            match_preconditioning(network, checkpoint["state_dict"], f"{name}.")
         check_same_architecture(self.state_dict(), checkpoint["state_dict"])
 
     def record_arguments(self, **arguments: Any) -> None:

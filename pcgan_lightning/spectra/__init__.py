@@ -19,9 +19,9 @@ from pcgan_lightning.spectra.linear_networks import (
     linear_network,
 )
 from pcgan_lightning.spectra.lipschitz import LipschitzBound, lipschitz_bound
-from pcgan_lightning.spectra.matrices import weight_layers
+from pcgan_lightning.spectra.matrices import weight_layers, without_autocast
 from pcgan_lightning.spectra.minimax import fit_minimax
-from pcgan_lightning.spectra.pc_layer import Preconditioner, Scale, original_weight, preconditioners, without_autocast
+from pcgan_lightning.spectra.pc_layer import Preconditioner, Scale, original_weight, preconditioners
 from pcgan_lightning.spectra.polynomials import (
     PUBLISHED_CUTOFFS,
     PUBLISHED_POLYNOMIALS,

@@ -1,5 +1,6 @@
 """The matrices behind the weights of layers: which layers have one, how it is laid out, batching by shape."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Union
@@ -40,6 +41,8 @@ class MatrixLayout:
 
     def to_matrices(self, weight: Tensor) -> Tensor:
         """Return the matrices ``[groups, rows, cols]`` of a weight (a view where strides allow)."""
+        if self.groups == 1 and not self.transposed:  # the usual case, in one operation
+            return weight.reshape(1, weight.shape[0], -1)
         blocks = weight.unflatten(0, (self.groups, -1))
         if self.transposed:
             blocks = blocks.transpose(1, 2)
@@ -92,3 +95,10 @@ def started(vectors: Tensor) -> Tensor:
     """Return vectors ``[batch, n]``, those of zeros as 1 to n: a weight of 0 leaves zeros, which would stay so."""
     numbers = torch.arange(1, vectors.shape[-1] + 1, dtype=vectors.dtype, device=vectors.device)
     return torch.where(vectors.any(-1, keepdim=True), vectors, numbers)
+
+
+def without_autocast(device_type: str) -> contextlib.AbstractContextManager:
+    """Switch autocast off inside of the block."""
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return contextlib.nullcontext()

@@ -17,20 +17,46 @@ GROWTH = 100
 HORNER_TERMS = 4
 
 
-def power_series(gram: Tensor, coefficients: Sequence[float]) -> Tensor:
+class PowerSeries(NamedTuple):
+    r"""The value :math:`S = c_1 G + \dots + c_k G^k` and what its derivative needs of the way there.
+
+    Attributes:
+        value: S, ``[batch, m, m]``.
+        coefficients: :math:`(c_1, \dots, c_k)`.
+        parts: the matrices on the way, in the order of the scheme that made them.
+    """
+
+    value: Tensor
+    coefficients: tuple[float, ...]
+    parts: tuple[Tensor, ...]
+
+    def derivative(self, direction: Tensor) -> Tensor:
+        """Return the derivative of S where G moves in a symmetric direction; it is its own adjoint."""
+        scheme = _scheme(self.coefficients)
+        if scheme is not None:
+            return _eight_terms_derivative(self.parts, scheme, direction)
+        return _blocks_derivative(self.parts, self.coefficients, direction)
+
+
+def power_series(gram: Tensor, coefficients: Sequence[float]) -> PowerSeries:
     r"""Return :math:`c_1 G + c_2 G^2 + \dots + c_k G^k` for each matrix of a batch.
 
     Horner's rule takes k - 1 products of matrices, and is used up to k = 4. Eight terms take three products by
     :func:`eight_term_scheme` where its coefficients are real; others are cut into blocks by Paterson and Stockmeyer
-    (1973), which takes about :math:`2 \sqrt k`.
+    (1973), which takes about :math:`2 \sqrt k`. The derivative takes two products for each of them.
 
     Args:
         gram: G, symmetric matrices ``[batch, m, m]``.
         coefficients: :math:`(c_1, \dots, c_k)`, at least one.
     """
-    if len(coefficients) == 8 and (scheme := eight_term_scheme(tuple(coefficients))) is not None:
-        return _eight_terms(gram, scheme)
-    return _blocks(gram, coefficients, block_size(len(coefficients)))
+    coefficients = tuple(coefficients)
+    scheme = _scheme(coefficients)
+    value, parts = _blocks(gram, coefficients) if scheme is None else _eight_terms(gram, scheme)
+    return PowerSeries(value, coefficients, parts)
+
+
+def _scheme(coefficients: tuple[float, ...]) -> Optional["EightTerms"]:
+    return eight_term_scheme(coefficients) if len(coefficients) == 8 else None
 
 
 def block_size(terms: int) -> int:
@@ -41,28 +67,61 @@ def block_size(terms: int) -> int:
     return min(range(1, terms + 1), key=lambda s: s - 1 + terms // s - (terms % s == 0))
 
 
-def _blocks(gram: Tensor, coefficients: Sequence[float], size: int) -> Tensor:
-    powers = [gram]
-    while len(powers) < size:
-        powers.append(powers[-1] @ gram)
+def _combination(factors: Sequence[float], matrices: Sequence[Tensor]) -> Optional[Tensor]:
+    """Return a sum of matrices times numbers, None of none."""
+    terms = [c * m for c, m in zip(factors, matrices, strict=False)]
+    return functools.reduce(torch.add, terms) if terms else None
+
+
+def _cut(coefficients: Sequence[float]) -> list[tuple[float, ...]]:
+    """Return the blocks of coefficients, each of them for the powers 0 to s - 1, the highest first."""
+    size = block_size(len(coefficients))
     constants = (0.0, *coefficients)
-    blocks = [constants[start : start + size] for start in range(0, len(constants), size)]
+    return [tuple(constants[start : start + size]) for start in range(0, len(constants), size)][::-1]
 
-    def without_constant(block: Sequence[float]) -> Optional[Tensor]:
-        terms = [c * power for c, power in zip(block[1:], powers, strict=False)]
-        return functools.reduce(torch.add, terms) if terms else None
 
-    *lower, highest = blocks
-    series, constant = without_constant(highest), highest[0]
-    for block in reversed(lower):
+def _blocks(gram: Tensor, coefficients: Sequence[float]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return the series; the powers up to G^s, and the partial sums that are multiplied by G^s."""
+    powers = [gram]
+    while len(powers) < block_size(len(coefficients)):
+        powers.append(powers[-1] @ gram)
+    highest, *lower = _cut(coefficients)
+    series, constant = _combination(highest[1:], powers), highest[0]
+    sums = []
+    for block in lower:
         # (series + constant I) G^s + the block.
-        rest = without_constant(block)
-        if series is None:
-            series = constant * powers[-1] if rest is None else torch.add(rest, powers[-1], alpha=constant)
+        rest = _combination(block[1:], powers)
+        if series is not None:
+            sums.append(series)
+            start = powers[-1] if rest is None else torch.add(rest, powers[-1], alpha=constant)
+            series = torch.baddbmm(start, powers[-1], series, beta=constant if rest is None else 1)
         elif rest is None:
-            series = torch.baddbmm(powers[-1], powers[-1], series, beta=constant)
+            series = constant * powers[-1]
         else:
-            series = torch.baddbmm(torch.add(rest, powers[-1], alpha=constant), powers[-1], series)
+            series = torch.add(rest, powers[-1], alpha=constant)
+        constant = block[0]
+    assert series is not None
+    return series, (*powers, *sums)
+
+
+def _blocks_derivative(parts: Sequence[Tensor], coefficients: Sequence[float], direction: Tensor) -> Tensor:
+    size = block_size(len(coefficients))
+    powers, sums = parts[:size], list(parts[size:])
+    moved = [direction]  # the derivatives of the powers
+    for power in powers[:-1]:
+        moved.append(torch.baddbmm(power @ direction, moved[-1], powers[0]))
+    highest, *lower = _cut(coefficients)
+    series, constant = _combination(highest[1:], moved), highest[0]
+    for block in lower:
+        rest = _combination(block[1:], moved)
+        if series is not None:
+            start = moved[-1] if rest is None else torch.add(rest, moved[-1], alpha=constant)
+            start = torch.baddbmm(start, sums.pop(0), moved[-1], beta=constant if rest is None else 1)
+            series = torch.baddbmm(start, series, powers[-1])
+        elif rest is None:
+            series = constant * moved[-1]
+        else:
+            series = torch.add(rest, moved[-1], alpha=constant)
         constant = block[0]
     assert series is not None
     return series
@@ -126,11 +185,25 @@ def _real_roots(square: float, linear: float, free: float) -> tuple[float, ...]:
     return (larger / square, free / larger) if larger else (0.0,)
 
 
-def _eight_terms(gram: Tensor, scheme: EightTerms) -> Tensor:
+def _eight_terms(gram: Tensor, scheme: EightTerms) -> tuple[Tensor, tuple[Tensor, ...]]:
     scale, a2, a3, a4, a5, a6, a7, a8 = scheme
     square = gram @ gram
-    y = square @ torch.add(square, gram, alpha=a2)
+    factor = torch.add(square, gram, alpha=a2)
+    y = square @ factor
     right = torch.add(y, square, alpha=a5)
     left = torch.add(torch.add(y, square, alpha=a3), gram, alpha=a4)
     rest = torch.add(torch.add(a6 * y, square, alpha=a7), gram, alpha=a8)
-    return torch.baddbmm(rest, left, right, beta=scale, alpha=scale)
+    return torch.baddbmm(rest, left, right, beta=scale, alpha=scale), (gram, square, factor, left, right)
+
+
+def _eight_terms_derivative(parts: Sequence[Tensor], scheme: EightTerms, direction: Tensor) -> Tensor:
+    scale, a2, a3, a4, a5, a6, a7, a8 = scheme
+    gram, square, factor, left, right = parts
+    half = gram @ direction
+    moved = half + half.mT  # of the square
+    y = torch.baddbmm(square @ torch.add(moved, direction, alpha=a2), moved, factor)
+    moved_right = torch.add(y, moved, alpha=a5)
+    moved_left = torch.add(torch.add(y, moved, alpha=a3), direction, alpha=a4)
+    series = torch.baddbmm(y, moved_left, right, beta=scale * a6, alpha=scale)
+    series = torch.baddbmm(series, left, moved_right, alpha=scale)
+    return torch.add(torch.add(series, moved, alpha=scale * a7), direction, alpha=scale * a8)

@@ -4,7 +4,6 @@ Paper: "Precondition layer and its use for GANs", Section 3.2. The forward is a 
 singular vectors and the coefficients.
 """
 
-import contextlib
 import copy
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -15,8 +14,9 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.nn.utils import parametrize
 
 from pcgan_lightning.arguments import require_one_of
+from pcgan_lightning.spectra.batches import Member, fits, preconditioned
 from pcgan_lightning.spectra.followed_layers import FOLLOWED_LAYERS, Followed
-from pcgan_lightning.spectra.matrices import MatrixLayout, weight_layers
+from pcgan_lightning.spectra.matrices import MatrixLayout, weight_layers, without_autocast
 from pcgan_lightning.spectra.polynomials import Polynomial
 from pcgan_lightning.spectra.shared_weights import Kept, kept_weights, origin_of
 
@@ -116,15 +116,33 @@ class Preconditioner(nn.Module):
     def unscaled(self, weight: Tensor) -> Tensor:
         """Return g(SN(weight)), of the shape and dtype of `weight`; the same one inside of ``shared_weights``."""
         kept = kept_weights()
-        if kept is None or (origin := origin_of((self.polynomial, id(weight)), (weight, self.u, self.v))) is None:
+        if kept is None or (origin := self.origin(weight)) is None:
             return self._compute(weight)
         found = kept.get(id(self))
         if found is None or found.origin != origin:
-            alive = weight, *(t.detach() for t in (weight, self.u, self.v))
-            found = kept[id(self)] = Kept(origin, alive, self._compute(weight))
+            found = self.keep(kept, origin, weight, self._compute(weight))
         return found.weight
 
+    def origin(self, weight: Tensor) -> tuple | None:
+        """Return what decides g(SN(weight)), None where torch does not count all changes of it."""
+        return origin_of((self.polynomial, id(weight)), (weight, self.u, self.v))
+
+    def keep(self, kept: dict[int, Kept], origin: tuple, weight: Tensor, result: Tensor) -> Kept:
+        """Have the result of a weight shared."""
+        alive = weight, *(t.detach() for t in (weight, self.u, self.v))
+        kept[id(self)] = found = Kept(origin, alive, result)
+        return found
+
+    def member(self, weight: Tensor) -> Member | None:
+        """Return what a batch needs to compute this layer, None where it must be computed on its own."""
+        if type(self).spectral_norm is not Preconditioner.spectral_norm or not fits(weight, self.layout):
+            return None
+        return Member(weight, self.layout, self.u, self.v, self.polynomial)
+
     def _compute(self, weight: Tensor) -> Tensor:
+        member = self.member(weight)
+        if member is not None:
+            return preconditioned([member])[0]
         with without_autocast(weight.device.type):
             matrices = self.matrices(weight)
             matrices = self.polynomial.of_matrix(matrices / self.spectral_norm(matrices))
@@ -229,10 +247,3 @@ def leading_singular_vectors(matrices: Tensor) -> tuple[Tensor, Tensor]:
     second = nn.functional.normalize((small.mT @ first.unsqueeze(-1)).squeeze(-1), dim=-1, eps=EPSILON)
     u, v = (first, second) if wide else (second, first)
     return u.contiguous(), v.contiguous()
-
-
-def without_autocast(device_type: str) -> contextlib.AbstractContextManager:
-    """Switch autocast off inside of the block."""
-    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return contextlib.nullcontext()

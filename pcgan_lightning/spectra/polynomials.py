@@ -74,7 +74,7 @@ class Polynomial:
             return c0 * matrix if c0 != 1.0 else matrix
         wide = matrix.shape[-2] <= matrix.shape[-1]
         gram = matrix @ matrix.mT if wide else matrix.mT @ matrix
-        series = power_series(gram, higher)  # p(G) - c0 I
+        series = power_series(gram, higher).value  # p(G) - c0 I
         left, right = (series, matrix) if wide else (matrix, series)
         return torch.baddbmm(matrix, left, right, beta=c0)
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
+from pcgan_lightning.spectra.batches import batches_of, stacked
 from pcgan_lightning.spectra.convolutions.pc_layer import OperatorPreconditioner
 from pcgan_lightning.spectra.followed_layers import FOLLOWED_LAYERS
-from pcgan_lightning.spectra.matrices import batch_by_shape, started, weight_layers
+from pcgan_lightning.spectra.matrices import started, weight_layers
 from pcgan_lightning.spectra.pc_layer import EPSILON, original_weight, preconditioner_of
 from pcgan_lightning.spectra.svd import rescale
 
@@ -37,18 +38,30 @@ def _power_iterate(layers: Iterable[nn.Module], iterations: int = 1) -> None:
         if isinstance(p, OperatorPreconditioner):
             p.iterate(weight, iterations)
     active = [(p, p.matrices(weight)) for p, weight in found if not isinstance(p, OperatorPreconditioner)]
+    if iterations < 1:
+        return
+    old: list[Tensor] = []
+    new: list[Tensor] = []
+    devices = [m.device for _, m in active]
+    kinds = [(m.dtype, m.device) for _, m in active]
+    for indices in batches_of([(m.shape[1], m.shape[2]) for _, m in active], kinds, [d.type for d in devices]):
+        own = [active[i] for i in indices]
+        u, v = _iterated(stacked([m for _, m in own]), stacked([p.v.to(m.dtype) for p, m in own]), iterations)
+        counts = [len(m) for _, m in own]
+        for (p, m), some_u, some_v in zip(own, u.split(counts), v.split(counts), strict=True):
+            old += [p.u, p.v]
+            new += [some_u[:, : m.shape[1]], some_v[:, : m.shape[2]]]
+    if old:
+        torch._foreach_copy_(old, new)  # one call for all on an accelerator
 
-    def iterate(matrices: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        u, v = u.to(matrices.dtype), started(v.to(matrices.dtype))
-        for _ in range(iterations):
-            u = nn.functional.normalize((matrices @ v.unsqueeze(-1)).squeeze(-1), dim=-1, eps=EPSILON)
-            v = nn.functional.normalize((matrices.mT @ u.unsqueeze(-1)).squeeze(-1), dim=-1, eps=EPSILON)
-        return u, v
 
-    results = batch_by_shape(iterate, [(matrices, p.u, p.v) for p, matrices in active])
-    for (p, _), (u, v) in zip(active, results, strict=True):
-        p.u.copy_(u)
-        p.v.copy_(v)
+def _iterated(matrices: Tensor, v: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """Return u ``[batch, rows]`` and v ``[batch, cols]`` of matrices after at least one iteration."""
+    v = started(v)
+    for _ in range(iterations):
+        u = nn.functional.normalize((matrices @ v.unsqueeze(-1)).squeeze(-1), dim=-1, eps=EPSILON)
+        v = nn.functional.normalize((matrices.mT @ u.unsqueeze(-1)).squeeze(-1), dim=-1, eps=EPSILON)
+    return u, v
 
 
 def _after_optimizer_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:

@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 from pcgan_lightning.arguments import require_one_of
 from pcgan_lightning.spectra.convolutions import ConvolutionOperator, InputShape, convolution_operators
 from pcgan_lightning.spectra.convolutions.pc_layer import OperatorPreconditioner
+from pcgan_lightning.spectra.forward_passes import compute_together
 from pcgan_lightning.spectra.matrices import MatrixLayout, WeightLayer, is_convolution, weight_layers
 from pcgan_lightning.spectra.pc_layer import (
     Preconditioner,
@@ -100,6 +101,7 @@ def precondition(
     operators = convolution_operators(module, input_shape) if norm == "operator" else {}
     for name, layer in affected.items():
         _attach(layer, polynomial if name in chosen else as_polynomial(1), operators.get(name), hold_norm, scale)
+    compute_together(module)
     return module
 
 
@@ -141,6 +143,7 @@ def remove_preconditioning(module: ModuleT) -> ModuleT:
         # torch puts the weight behind the bias; optimizers of a fresh network have it first.
         for name in [n for n in layer._parameters if n != "weight"]:
             layer._parameters[name] = layer._parameters.pop(name)
+    compute_together(module)
     return module
 
 
@@ -165,7 +168,7 @@ def match_preconditioning(module: nn.Module, state_dict: Mapping[str, Tensor], p
     """Put PC-layers or SVD parametrizations on, or take them off, so that `module` can load `state_dict` strictly.
 
     Args:
-        module: a freshly built network.
+        module: a freshly built network, the one that computes its PC-layers together.
         state_dict: the state of a network of the same architecture, of which some layers may be preconditioned.
         prefix: what stands before the names of `module` in the keys, e.g. ``"discriminator."``.
     """
@@ -185,6 +188,7 @@ def match_preconditioning(module: nn.Module, state_dict: Mapping[str, Tensor], p
             _attach(layer, polynomial, operator, bool(held), _saved_scale(state_dict, before))
         elif f"{path}weight" in state_dict:
             remove_svd(remove_preconditioning(layer))
+    compute_together(module)
 
 
 def _saved_scale(state_dict: Mapping[str, Tensor], prefix: str) -> Scale:

@@ -18,9 +18,18 @@ class Kept(NamedTuple):
 
 
 class _Cache(threading.local):
-    """Each thread's own: the weights by the identity of their PC-layer, None outside of :func:`shared_weights`."""
+    """Each thread's own.
+
+    Attributes:
+        kept: the weights by the identity of their PC-layer, None outside of :func:`shared_weights` and of forward
+            passes.
+        passes: the networks whose forward pass is under way, and what each has opened as `kept`, if anything.
+    """
 
     kept: Optional[dict[int, Kept]] = None
+
+    def __init__(self) -> None:
+        self.passes: list[tuple[nn.Module, Optional[dict[int, Kept]]]] = []
 
 
 _cache = _Cache()
@@ -51,12 +60,36 @@ def shared_weights() -> Iterator[None]:
         _cache.kept = outer
 
 
+def enter_pass(network: nn.Module) -> None:
+    """Share weights until :func:`leave_pass`: the layers of one forward pass are used as if in the block."""
+    if _is_recorded():
+        return
+    leave_pass(network)  # one that was interrupted
+    opened: Optional[dict[int, Kept]] = None if _cache.kept is not None else {}
+    if opened is not None:
+        _cache.kept = opened
+    _cache.passes.append((network, opened))
+
+
+def leave_pass(network: nn.Module) -> None:
+    """Forget what the forward pass of a network has opened, and of those within it."""
+    if _is_recorded() or not any(under_way is network for under_way, _ in _cache.passes):
+        return
+    left = None
+    while left is not network:
+        left, opened = _cache.passes.pop()
+        if opened is not None and opened is _cache.kept:
+            _cache.kept = None
+
+
 def kept_weights() -> Optional[dict[int, Kept]]:
-    """Return this thread's weights, None outside of :func:`shared_weights` and while torch records a graph."""
+    """Return this thread's weights, None where nothing is shared and while torch records a graph."""
+    return None if _is_recorded() else _cache.kept
+
+
+def _is_recorded() -> bool:
     # Asked first, so that torch.compile meets no thread-local object.
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return None
-    return _cache.kept
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def origin_of(constants: tuple, tensors: tuple[Tensor, ...]) -> Optional[tuple]:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pcgan_lightning.spectra.followed_layers import FOLLOWED_LAYERS
-from pcgan_lightning.spectra.matrices import MatrixLayout, weight_layers
-from pcgan_lightning.spectra.pc_layer import weight_parametrizations, without_autocast
+from pcgan_lightning.spectra.matrices import MatrixLayout, weight_layers, without_autocast
+from pcgan_lightning.spectra.pc_layer import weight_parametrizations
 from pcgan_lightning.spectra.spectral_norm import spectral_norm_hook
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
