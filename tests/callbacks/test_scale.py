@@ -175,7 +175,8 @@ def test_folded_scales_leave_the_scores(tmp_path):
     fit(tmp_path, gan, 2, FixedPreconditioning(3, **LEARNABLE))
     images = torch.randn(2, *gan.discriminator.image_shape)
     scores = gan.discriminator(images)
-    assert torch.equal(remove_preconditioning(gan.discriminator)(images), scores)
+    # Together and alone, layers are computed by products of other shapes: equal up to rounding.
+    torch.testing.assert_close(remove_preconditioning(gan.discriminator)(images), scores, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("callback", [FixedPreconditioning, AdaptivePreconditioning])
