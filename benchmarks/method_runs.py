@@ -1,13 +1,14 @@
 """All methods of preconditioning on one experiment of PC-GAN: what its Tables 1 and 2 have in common."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
 
 import torch
-from results_file import save_result
+from results_file import RESULTS, save_result
 from table1_tables import METHODS, table1
 from training_runs import FEATURES, ROOT, final_row, protocol, train
 
@@ -85,6 +86,17 @@ def widths(chosen: Optional[Sequence[int]]) -> list[str]:
     return ["--model.generator.width", str(chosen[0]), "--model.discriminator.width", str(chosen[1])]
 
 
+def saved_rows(name: str, settings: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the other runs of the same settings that the results file has, whose folders may be gone."""
+    path = RESULTS / f"{name}.json"
+    content = json.loads(path.read_text()) if path.exists() else {"settings": {}, "result": []}
+    free = {"seeds", "methods", "betas", "parallel", "threads", "minutes"}
+    if any(content["settings"].get(key) != settings[key] for key in settings.keys() - free):
+        return []
+    known = [(row["method"], tuple(row["betas"]), row["seed"]) for row in rows]
+    return [row for row in content["result"] if (row["method"], tuple(row["betas"]), row["seed"]) not in known]
+
+
 def make_table(arguments: argparse.Namespace, name: str, experiment: str) -> None:
     """Train what is missing, print the table, write the report, and save the result if asked.
 
@@ -109,6 +121,10 @@ def make_table(arguments: argparse.Namespace, name: str, experiment: str) -> Non
     settings = {k: v for k, v in vars(arguments).items() if k not in ("name", "runs", "source", "save", "time")}
     settings["apc_interval"] = apc_interval(arguments.iterations)
     settings["protocol"] = protocol(folders[0])
+    result = [*saved_rows(name, settings, result), *result]
+    settings |= {"seeds": sorted({row["seed"] for row in result})}
+    settings |= {"methods": [method for method in METHODS if method in {row["method"] for row in result}]}
+    settings |= {"betas": list(dict.fromkeys(tuple(row["betas"]) for row in result))}
     print("\n".join(table1({"settings": settings, "result": result})))
     report(folders, folder / "report.html")
     if arguments.save:

@@ -216,6 +216,8 @@ TABLES = {function.__name__: function for function in (*_OF_RUNS, *_OF_TIMES)} |
     "mode_coverage": mode_coverage,
     "mode_coverage_short": mode_coverage_short,
     "operator_normalization": operator_normalization,
+    "table1_longer": table1,
+    "table1_svd": table1,
     "theorem1": theorem1,
 }
 
