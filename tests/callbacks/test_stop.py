@@ -57,6 +57,14 @@ def saved(folder):
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
 
 
+@pytest.fixture(autouse=True)
+def hangup():
+    """The tests themselves may run under `nohup`, which has every process that they start ignore SIGHUP."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, None), (signal.SIGHUP, None), (signal.SIGINT, 130)])
 def test_iteration_is_finished_and_saved(number, status, tmp_path, caplog):
     caplog.set_level(logging.INFO, "lightning.pytorch")
