@@ -27,6 +27,7 @@ from theorem1_tables import theorem1
 ROOT = Path(__file__).parents[1]
 GAME_METHODS = {"simgd": "SimGD", "conopt": "ConOpt", "jare": "JARE"}
 OPTIMIZERS = {"adam": "Adam", "ada_nsgda": "Ada-nSGDA", "nsgda": "nSGDA", "sgda": "SGDA"}
+COLUMNS = (("milliseconds", 2), ("ratio", 3))  # of each kind of time in the table of polynomials
 NETWORK_METHODS = {"gan": "standard GAN", "conopt": "ConOpt", "sn": "SN", "jare": "JARE"}
 
 
@@ -48,6 +49,17 @@ def kernels(content: dict[str, Any]) -> list[str]:
     rows = [[name, str(count), str(result["extra"][name])] for name, count in result["kernels"].items()]
     note = f"ResNet for 32x32, width {content['settings']['width']}, 11 layers: forward pass, backward pass and Adam."
     return markdown(["discriminator's weights", "kernels an update", "more than plain"], rows, note)
+
+
+def polynomials(content: dict[str, Any]) -> list[str]:
+    heads = ["matrix", "degree", "forward, ms", "ratio to degree 9", "with backward, ms", "ratio"]
+    rows = [
+        [shape, degree, *(f"{row[f'{name}_{key}']:.{d}f}" for name in ("forward", "both") for key, d in COLUMNS)]
+        for shape, degrees in content["result"].items()
+        for degree, row in degrees.items()
+    ]
+    note = f"Processor time on one thread, float32; medians over {content['settings']['rounds']} rounds of the shapes."
+    return markdown(heads, rows, note)
 
 
 def throughput(content: dict[str, Any]) -> list[str]:
@@ -201,6 +213,7 @@ _OF_TIMES = (
     guards,
     kernels,
     optimizers,
+    polynomials,
     preconditioning_overhead,
     processes,
     scoring,
