@@ -181,7 +181,7 @@ def test_a_kill_at_a_file_operation_changes_nothing(tmp_path):
     assert "1 times by SIGKILL" in done.stdout
 
 
-def test_theorem1(tmp_path, monkeypatch):
+def test_theorem1(drawn, tmp_path, monkeypatch):
     """What it saves is what the table says, and there is a picture."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     script, table = importlib.import_module("theorem1"), importlib.import_module("theorem1_tables").theorem1

@@ -14,8 +14,8 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from pcgan_lightning.spectra.batches import batches_of, stacked
 from pcgan_lightning.spectra.convolutions.pc_layer import OperatorPreconditioner
 from pcgan_lightning.spectra.followed_layers import FOLLOWED_LAYERS
-from pcgan_lightning.spectra.matrices import started, weight_layers
-from pcgan_lightning.spectra.pc_layer import EPSILON, original_weight, preconditioner_of
+from pcgan_lightning.spectra.matrices import weight_layers
+from pcgan_lightning.spectra.pc_layer import original_weight, preconditioner_of
 from pcgan_lightning.spectra.svd import rescale
 
 
@@ -57,11 +57,16 @@ def _power_iterate(layers: Iterable[nn.Module], iterations: int = 1) -> None:
 
 def _iterated(matrices: Tensor, v: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     """Return u ``[batch, rows]`` and v ``[batch, cols]`` of matrices after at least one iteration."""
-    v = started(v)
     for _ in range(iterations):
-        u = nn.functional.normalize((matrices @ v.unsqueeze(-1)).squeeze(-1), dim=-1, eps=EPSILON)
-        v = nn.functional.normalize((matrices.mT @ u.unsqueeze(-1)).squeeze(-1), dim=-1, eps=EPSILON)
+        u = _of_unit_length((matrices @ v.unsqueeze(-1)).squeeze(-1))
+        v = _of_unit_length((matrices.mT @ u.unsqueeze(-1)).squeeze(-1))
     return u, v
+
+
+def _of_unit_length(vectors: Tensor) -> Tensor:
+    """Return vectors over their lengths; zeros, which a weight of 0 leaves and would stay, become equal entries."""
+    equal = vectors.shape[-1] ** -0.5
+    return (vectors / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)).nan_to_num_(equal, equal, -equal)
 
 
 def _after_optimizer_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
