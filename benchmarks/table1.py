@@ -43,7 +43,7 @@ def measured(arguments: argparse.Namespace, updates: str) -> float:
     arguments = argparse.Namespace(**vars(arguments) | {"updates": updates, "accelerate": False})
     call = command(arguments, experiment(arguments), "sn", arguments.betas[0], 0)
     call = call[: call.index("--scores")]
-    return min(seconds_of_iteration(call) for _ in range(3))
+    return min(seconds_of_iteration(call) for _ in range(2))
 
 
 def main() -> None:
