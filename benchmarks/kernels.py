@@ -14,22 +14,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from preconditioning_overhead import torch_spectral_norm
 from results_file import save_result
 from torch import nn
-from torch.nn.utils import parametrizations
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pcgan_lightning.networks import ResNetDiscriminator
-from pcgan_lightning.spectra import precondition, weight_layers
+from pcgan_lightning.spectra import precondition
 
 NO_KERNELS = {"_unsafe_view", "unsafe_split", "empty", "new_empty_strided", "promote_types", "_local_scalar_dense"}
-
-
-def torch_spectral_norm(network: nn.Module) -> nn.Module:
-    """Put torch's own spectral norm on every layer with a weight matrix."""
-    for layer in weight_layers(network).values():
-        parametrizations.spectral_norm(layer)
-    return network
 
 
 VARIANTS: dict[str, Callable[[nn.Module], nn.Module]] = {

@@ -12,7 +12,7 @@ from pcgan_lightning.modules._processes import mean_over_processes
 def publish(trainer: "pl.Trainer", metrics: Mapping[str, Tensor]) -> None:
     """Give an iteration's metrics to callbacks, a progress bar that is drawn now, and the loggers at their interval.
 
-    To the first two as ``LightningModule.log`` would, at a hundredth of its time. To the loggers at once, with this
+    To the first two as ``LightningModule.log`` would, without its bookkeeping. To the loggers at once, with this
     iteration's number, not after the iteration as Lightning would have it: a checkpoint of this iteration must not be
     ahead of them, or a run that is killed then goes on with a gap.
 

@@ -21,7 +21,7 @@ from pcgan_lightning.spectra.polynomials import Polynomial
 from pcgan_lightning.spectra.shared_weights import Kept, kept_weights, origin_of
 
 Scale = Literal["unit", "norm", "learnable"]
-EPSILON = 1e-12  # of the power iteration's normalisations, as in torch's own spectral norm
+EPSILON = 1e-12  # of the first vectors' normalisation, as in torch's own spectral norm
 
 
 class Preconditioner(nn.Module):

@@ -77,7 +77,7 @@ def extremes(tensors: list[Tensor]) -> Tensor:
     if len(tensors) == 1 and tensors[0].numel() == 1:  # a loss
         return tensors[0].clone().view(1, 1).expand(2, 1)
     if tensors[0].is_cpu and sum(t.numel() for t in tensors) <= TOGETHER:
-        # Most often all are finite, and one look at a copy of them all, which need not be waited for, says so.
+        # Most often all are finite, and one look at a copy of them all says so; a CPU's answer is there at once.
         bounds = torch.stack(torch.aminmax(torch.cat([t.flatten() for t in tensors])))
         if bool(bounds.isfinite().all()):
             return bounds[:, None].expand(2, len(tensors))
